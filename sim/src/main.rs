@@ -1,0 +1,3 @@
+//! The partition simulator.
+
+fn main() {}

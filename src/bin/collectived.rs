@@ -1,0 +1,3 @@
+//! The daemon of one member.
+
+fn main() {}

@@ -1,0 +1,9 @@
+//! The pure room: every decision, and nothing else.
+//!
+//! No clock, socket, file, task, random source or hash order is named here. Facts come in as events, decisions go out
+//! as effects; see [`collective`].
+
+pub mod identity;
+pub mod name;
+pub mod roster;
+pub mod time;
