@@ -5,5 +5,6 @@
 
 pub mod identity;
 pub mod name;
+pub mod request;
 pub mod roster;
 pub mod time;

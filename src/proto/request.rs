@@ -1,0 +1,1109 @@
+//! Requests and responses: what an administrator asks of a member, which of it needs quorum, and the shapes that
+//! scripts rely on.
+//!
+//! The command line builds a [`Request`] and prints a [`Response`]; nothing is decided between. The JSON form of a
+//! response is the output of `-o json`, with its `schema` word; keys are only ever added within a schema version.
+
+use serde::{Deserialize, Serialize};
+
+use super::name::{AttributeName, GroupName, MemberName, NodeName};
+use super::roster::Role;
+
+/// What an administrator asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Request {
+    /// Who is there, in Confluent's words. Answered without quorum.
+    Show,
+    /// The whole state as this member sees it. Answered without quorum.
+    Status,
+    /// The member list with every fact and its age. Answered without quorum.
+    Members {
+        /// Only these, a noderange over members.
+        #[serde(default)]
+        expression: Option<String>,
+    },
+    /// Who sees whom. Answered without quorum.
+    View,
+    /// The vote count, and what it would be with some members gone. Answered without quorum.
+    Quorum {
+        /// A noderange over members that are thought away.
+        #[serde(default)]
+        without: Option<String>,
+    },
+    /// Probes a member directly.
+    Ping {
+        /// Who.
+        member: MemberName,
+    },
+    /// Makes an invitation. Needs quorum.
+    Invite {
+        /// The name the new member will have.
+        name: MemberName,
+        /// What it will be.
+        role: Role,
+        /// How long the invitation holds, in milliseconds; at most 24 hours.
+        ttl_ms: u64,
+        /// How many members may join by it.
+        uses: u32,
+    },
+    /// The pending invitations made on this member.
+    Invites,
+    /// Takes back an invitation made on this member.
+    RevokeInvite {
+        /// The name it was made for.
+        name: MemberName,
+    },
+    /// Joins the collective that a token invites to. Handled by the daemon's shell, which may dial out.
+    Join {
+        /// `host` or `host:port`; left out when the token carries addresses.
+        #[serde(default)]
+        server: Option<String>,
+        /// The token's text.
+        token: TokenText,
+        /// Whether a database that is not empty may be replaced.
+        #[serde(default)]
+        replace: bool,
+        /// How long to wait for the data to arrive, in milliseconds.
+        wait_ms: u64,
+    },
+    /// Makes this member's key and certificate, or rotates them when it is in a collective.
+    Gencert,
+    /// Hands this member's nodes over and takes it off the roster. Needs quorum.
+    Leave,
+    /// Takes a member off the roster for good. Needs quorum.
+    Delete {
+        /// Who.
+        member: MemberName,
+        /// Whether a member that is alive may be deleted.
+        #[serde(default)]
+        force: bool,
+        /// Whether to only say what would happen.
+        #[serde(default)]
+        dry_run: bool,
+    },
+    /// Changes what a member may do. Needs quorum.
+    SetRole {
+        /// Who.
+        member: MemberName,
+        /// What it becomes.
+        role: Role,
+    },
+    /// Makes a member hand over its nodes and take no new ones, or ends that. Needs quorum.
+    Drain {
+        /// Who.
+        member: MemberName,
+        /// True to drain, false to end it.
+        drain: bool,
+    },
+    /// Reads attributes. Needs quorum, unless `stale`.
+    Attributes {
+        /// Of which nodes or group.
+        target: Target,
+        /// Which attributes, with `*` as wildcard; all when empty.
+        #[serde(default)]
+        names: Vec<String>,
+        /// Whether to say where a value comes from, who wrote it and when.
+        #[serde(default)]
+        blame: bool,
+        /// Whether the local copy will do when there is no quorum.
+        #[serde(default)]
+        stale: bool,
+    },
+    /// Sets and clears attributes, as one batch. Needs quorum.
+    SetAttributes {
+        /// Of which nodes or group.
+        target: Target,
+        /// As typed: `name=value`, `name,=item`, `name^=item`.
+        assignments: Vec<String>,
+        /// Attributes to clear, with `*` as wildcard.
+        #[serde(default)]
+        clear: Vec<String>,
+        /// How many copies make the answer "ok".
+        #[serde(default)]
+        wait: Wait,
+        /// Whether to only say what would change.
+        #[serde(default)]
+        dry_run: bool,
+        /// Whether more than 500 nodes may be touched.
+        #[serde(default)]
+        yes: bool,
+    },
+    /// The values that concurrent writers left, each with its author. Needs quorum, unless `stale`.
+    Conflicts {
+        /// Only on these nodes.
+        #[serde(default)]
+        nodes: Option<String>,
+    },
+    /// Names nodes. Needs quorum, unless `stale`.
+    ListNodes {
+        /// Which; all when left out.
+        #[serde(default)]
+        nodes: Option<String>,
+        /// Whether the local copy will do when there is no quorum.
+        #[serde(default)]
+        stale: bool,
+    },
+    /// Makes nodes. Needs quorum.
+    DefineNodes {
+        /// Names, with brackets.
+        nodes: String,
+        /// As typed: `name=value`.
+        #[serde(default)]
+        assignments: Vec<String>,
+    },
+    /// Removes nodes. Needs quorum.
+    RemoveNodes {
+        /// Which.
+        nodes: String,
+        /// Whether to only say what would change.
+        #[serde(default)]
+        dry_run: bool,
+        /// Whether more than 500 nodes may be removed.
+        #[serde(default)]
+        yes: bool,
+    },
+    /// Takes in an inventory. Needs quorum.
+    Import {
+        /// In which format the document is.
+        format: ImportFormat,
+        /// The document's text.
+        document: String,
+        /// Whether to only say what would change.
+        #[serde(default)]
+        dry_run: bool,
+    },
+    /// Names groups. Needs quorum, unless `stale`.
+    ListGroups {
+        /// Whether the local copy will do when there is no quorum.
+        #[serde(default)]
+        stale: bool,
+    },
+    /// Makes groups. Needs quorum.
+    DefineGroups {
+        /// Names, with brackets.
+        groups: String,
+        /// As typed: `name=value`.
+        #[serde(default)]
+        assignments: Vec<String>,
+    },
+    /// Removes groups. Needs quorum.
+    RemoveGroups {
+        /// Names, with brackets.
+        groups: String,
+        /// Whether to only say what would change.
+        #[serde(default)]
+        dry_run: bool,
+    },
+    /// Who manages what, and why. Answered without quorum, marked as stale.
+    Managers {
+        /// Which nodes; all when left out.
+        #[serde(default)]
+        nodes: Option<String>,
+        /// Whether to list the candidates and what ruled them out.
+        #[serde(default)]
+        why: bool,
+    },
+    /// Sets the preferred manager of nodes. Needs quorum.
+    Move {
+        /// Which nodes.
+        nodes: String,
+        /// The member that shall manage them.
+        to: MemberName,
+        /// Whether to only say what would change.
+        #[serde(default)]
+        dry_run: bool,
+    },
+    /// Expands a noderange. Needs quorum, unless `stale`.
+    Expand {
+        /// The expression.
+        expression: String,
+        /// Whether the local copy will do when there is no quorum.
+        #[serde(default)]
+        stale: bool,
+    },
+    /// What happened on this member. Answered without quorum.
+    Events {
+        /// Only events after this one.
+        #[serde(default)]
+        after: Option<u64>,
+        /// Only events of these kinds.
+        #[serde(default)]
+        kinds: Vec<EventKind>,
+        /// At most this many, the newest.
+        #[serde(default)]
+        limit: Option<usize>,
+    },
+    /// Runs an action on nodes, each on its acting manager. Needs quorum.
+    Run {
+        /// Which nodes.
+        nodes: String,
+        /// The action.
+        action: String,
+        /// Its arguments.
+        #[serde(default)]
+        arguments: Vec<String>,
+    },
+}
+
+/// What attributes belong to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Target {
+    /// The nodes of a noderange.
+    Nodes(String),
+    /// One group.
+    Group(GroupName),
+}
+
+/// How many copies of a write make the answer "ok".
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Wait {
+    /// Durable on this member.
+    Local,
+    /// Durable on a majority of the voters.
+    #[default]
+    Majority,
+    /// Durable on every member that is alive.
+    All,
+}
+
+/// Formats of an inventory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ImportFormat {
+    /// The JSON that `ansible-inventory --list` prints.
+    Ansible,
+    /// A header line `node,groups,ATTRIBUTE...` and a line a node.
+    Csv,
+}
+
+/// A token as typed; never shown.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TokenText(pub String);
+
+impl std::fmt::Debug for TokenText {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TokenText(..)")
+    }
+}
+
+impl Drop for TokenText {
+    fn drop(&mut self) {
+        zeroize::Zeroize::zeroize(&mut self.0);
+    }
+}
+
+/// What a request needs of the member that answers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// Nothing: it is answered from this member's own view.
+    Nothing,
+    /// Quorum, and nothing that only a seated member may do.
+    Quorum,
+    /// A seated member: quorum held and documents resynced since (R12).
+    Seat,
+}
+
+impl Request {
+    /// Returns what the request needs; the table "Without quorum" of the safety design.
+    pub fn needs(&self) -> Needs {
+        match self {
+            Self::Show
+            | Self::Status
+            | Self::Members { .. }
+            | Self::View
+            | Self::Quorum { .. }
+            | Self::Ping { .. }
+            | Self::Invites
+            | Self::Managers { .. }
+            | Self::Events { .. }
+            | Self::Join { .. }
+            | Self::Gencert => Needs::Nothing,
+            Self::RevokeInvite { .. } => Needs::Nothing,
+            Self::Attributes { stale, .. } | Self::ListNodes { stale, .. } | Self::ListGroups { stale, .. } => {
+                if *stale { Needs::Nothing } else { Needs::Quorum }
+            }
+            Self::Expand { stale, .. } => {
+                if *stale {
+                    Needs::Nothing
+                } else {
+                    Needs::Quorum
+                }
+            }
+            Self::Conflicts { .. } => Needs::Quorum,
+            Self::Invite { .. }
+            | Self::Leave
+            | Self::Delete { .. }
+            | Self::SetRole { .. }
+            | Self::Drain { .. }
+            | Self::SetAttributes { .. }
+            | Self::DefineNodes { .. }
+            | Self::RemoveNodes { .. }
+            | Self::Import { .. }
+            | Self::DefineGroups { .. }
+            | Self::RemoveGroups { .. }
+            | Self::Move { .. }
+            | Self::Run { .. } => Needs::Seat,
+        }
+    }
+
+    /// Returns whether the status socket, which everybody may open, answers this request.
+    pub fn is_read_only(&self) -> bool {
+        matches!(
+            self,
+            Self::Show
+                | Self::Status
+                | Self::Members { .. }
+                | Self::View
+                | Self::Quorum { .. }
+                | Self::Managers { .. }
+                | Self::Events { .. }
+                | Self::Attributes { .. }
+                | Self::ListNodes { .. }
+                | Self::ListGroups { .. }
+                | Self::Expand { .. }
+                | Self::Conflicts { .. }
+        )
+    }
+}
+
+/// What the member answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+#[non_exhaustive]
+pub enum Response {
+    /// It could not or would not.
+    Error(Refused),
+    /// To [`Request::Show`].
+    Show(Show),
+    /// To [`Request::Status`].
+    Status(Box<Status>),
+    /// To [`Request::Members`].
+    Members(Members),
+    /// To [`Request::View`].
+    View(View),
+    /// To [`Request::Quorum`].
+    Quorum(QuorumReport),
+    /// To [`Request::Ping`].
+    Ping(Ping),
+    /// To [`Request::Invite`].
+    Invited(Invited),
+    /// To [`Request::Invites`].
+    Invites(Invites),
+    /// To [`Request::Attributes`].
+    Attributes(Attributes),
+    /// To [`Request::Conflicts`].
+    Conflicts(Conflicts),
+    /// To [`Request::ListNodes`] and [`Request::Expand`].
+    Nodes(Nodes),
+    /// To [`Request::ListGroups`].
+    Groups(Groups),
+    /// To [`Request::Managers`].
+    Managers(Managers),
+    /// To [`Request::Events`].
+    Events(Events),
+    /// To [`Request::Run`].
+    Ran(Ran),
+    /// To everything that changes something.
+    Done(Done),
+}
+
+/// A request that was refused or failed, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// The error itself, under the key `error`.
+    pub error: Refusal,
+}
+
+/// Why a request was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// The kind, for scripts.
+    pub code: ErrorCode,
+    /// The exit code of the command line.
+    pub exit: u8,
+    /// What happened and why, one sentence.
+    pub message: String,
+    /// The next command to type, or empty.
+    pub hint: String,
+}
+
+impl Refusal {
+    /// Makes a refusal; the exit code follows from the kind.
+    pub fn new(code: ErrorCode, message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { code, exit: code.exit(), message: message.into(), hint: hint.into() }
+    }
+}
+
+impl From<Refusal> for Response {
+    fn from(error: Refusal) -> Self {
+        Self::Error(Refused { error })
+    }
+}
+
+/// The kinds of refusal; each has one exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ErrorCode {
+    /// It was tried and did not work.
+    Failure,
+    /// The command line is wrong.
+    Usage,
+    /// A noderange, attribute or token cannot be read.
+    BadData,
+    /// The daemon does not answer.
+    Unreachable,
+    /// A bug of ours.
+    Internal,
+    /// The member is joining or resyncing; the same request will work soon.
+    TryAgain,
+    /// The versions do not fit.
+    VersionMismatch,
+    /// The socket or the file may not be used by this user.
+    Permission,
+    /// The configuration is wrong.
+    Configuration,
+    /// A proof failed: the token or key is not the right one.
+    ProofFailed,
+    /// No such member, node, group or attribute.
+    NotFound,
+    /// There is no quorum.
+    NoQuorum,
+    /// It would do harm; the hint names the flag that insists.
+    NeedsForce,
+    /// It is there already.
+    Exists,
+    /// Stored here, but not confirmed by a majority.
+    Indeterminate,
+    /// The invitation has expired or was used.
+    InviteSpent,
+    /// It took too long.
+    TimedOut,
+}
+
+impl ErrorCode {
+    /// Returns the exit code of the command line; `collective help exit-codes` lists them.
+    pub const fn exit(self) -> u8 {
+        match self {
+            Self::Failure => 1,
+            Self::Usage => 64,
+            Self::BadData => 65,
+            Self::Unreachable => 69,
+            Self::Internal => 70,
+            Self::TryAgain => 75,
+            Self::VersionMismatch => 76,
+            Self::Permission => 77,
+            Self::Configuration => 78,
+            Self::ProofFailed => 104,
+            Self::NotFound => 105,
+            Self::NoQuorum => 106,
+            Self::NeedsForce => 107,
+            Self::Exists => 108,
+            Self::Indeterminate => 109,
+            Self::InviteSpent => 110,
+            Self::TimedOut => 124,
+        }
+    }
+}
+
+/// A `schema` word that only reads back as itself, so that untagged responses are told apart by it.
+macro_rules! schema {
+    ($type:ident, $word:literal) => {
+        #[doc = concat!("The word `", $word, "`.")]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        pub enum $type {
+            #[doc = concat!("`", $word, "`")]
+            #[default]
+            #[serde(rename = $word)]
+            V1,
+        }
+    };
+}
+
+schema!(ShowSchema, "collective.show/1");
+schema!(StatusSchema, "collective.status/1");
+schema!(MembersSchema, "collective.members/1");
+schema!(ViewSchema, "collective.view/1");
+schema!(QuorumSchema, "collective.quorum/1");
+schema!(PingSchema, "collective.ping/1");
+schema!(InviteSchema, "collective.invite/1");
+schema!(InvitesSchema, "collective.invites/1");
+schema!(AttributesSchema, "collective.attributes/1");
+schema!(ConflictsSchema, "collective.conflicts/1");
+schema!(NodesSchema, "collective.range/1");
+schema!(GroupsSchema, "collective.groups/1");
+schema!(ManagersSchema, "collective.managers/1");
+schema!(EventsSchema, "collective.events/1");
+schema!(EventSchema, "collective.event/1");
+schema!(RunSchema, "collective.run/1");
+schema!(DoneSchema, "collective.done/1");
+
+/// Who is there, as Confluent's `collective show` says it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Show {
+    /// `collective.show/1`.
+    pub schema: ShowSchema,
+    /// Whether this member holds quorum now.
+    pub quorum: bool,
+    /// The lowest-named live voter; none without quorum.
+    pub leader: Option<MemberName>,
+    /// Live members but the leader, in natural order.
+    pub active: Vec<MemberName>,
+    /// The others.
+    pub offline: Vec<MemberName>,
+    /// Those of either list without a vote.
+    pub nonvoting: Vec<MemberName>,
+}
+
+/// How far a session has come (R12).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Standing {
+    /// No quorum.
+    #[default]
+    Isolated,
+    /// Quorum, but not yet resynced with a majority since.
+    Rejoining,
+    /// Quorum and resynced: may claim, elect and accept writes.
+    Seated,
+}
+
+/// The vote count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Votes {
+    /// Whether enough voters granted.
+    pub quorate: bool,
+    /// Voters whose grant holds.
+    pub votes: usize,
+    /// Voters on the roster.
+    pub expected: usize,
+    /// Voters needed.
+    pub needed: usize,
+    /// How many of the present votes can go before quorum is lost.
+    pub failure_tolerance: usize,
+}
+
+/// The whole state as one member sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// `collective.status/1`.
+    pub schema: StatusSchema,
+    /// The collective's id.
+    pub collective: String,
+    /// Who says so; none on a member that was removed.
+    #[serde(rename = "self")]
+    pub me: Option<MemberName>,
+    /// When, RFC 3339 UTC.
+    pub time: String,
+    /// How far this session has come.
+    pub standing: Standing,
+    /// The roster in force, as `generation.epoch`.
+    pub roster: String,
+    /// The vote count.
+    pub quorum: Votes,
+    /// The lowest-named live voter; none without quorum.
+    pub leader: Option<MemberName>,
+    /// How long quorum has been lost, when it is.
+    pub no_quorum_for_ms: Option<u64>,
+    /// What is agreed of who is there.
+    pub view: ViewSummary,
+    /// The documents.
+    pub data: DataSummary,
+    /// Nodes with an acting manager, of all nodes.
+    pub managed: usize,
+    /// The members in natural order.
+    pub members: Vec<MemberStatus>,
+    /// What a person should look at.
+    pub health: Vec<Health>,
+}
+
+/// What is agreed of who is there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ViewSummary {
+    /// A hash of the view.
+    pub hash: String,
+    /// Members whose view has the same hash.
+    pub agreed_by: Vec<MemberName>,
+    /// Members that do not answer.
+    pub silent: Vec<Silent>,
+}
+
+/// A member that does not answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Silent {
+    /// Who.
+    pub member: MemberName,
+    /// Since how many milliseconds; none when it was not heard of since this daemon started.
+    pub for_ms: Option<u64>,
+}
+
+/// The documents.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataSummary {
+    /// Whether every live member's documents are known to equal this member's.
+    pub converged: bool,
+    /// A hash over all documents.
+    pub heads: String,
+    /// Nodes defined.
+    pub nodes: usize,
+    /// Groups defined.
+    pub groups: usize,
+}
+
+/// One member as another sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberStatus {
+    /// The name.
+    pub name: MemberName,
+    /// `alive`, `suspect`, `down` or `left`.
+    pub state: String,
+    /// Since how many milliseconds; none for what was never seen.
+    pub since_ms: Option<u64>,
+    /// The role.
+    pub role: Role,
+    /// Whether its vote counts.
+    pub votes: bool,
+    /// Whether it is catching up (R3).
+    pub learner: bool,
+    /// Whether it is being drained.
+    pub draining: bool,
+    /// Nodes it manages.
+    pub manages: usize,
+    /// Smoothed round-trip time in microseconds.
+    pub rtt_us: Option<u64>,
+    /// How long ago it was heard, in milliseconds.
+    pub last_heard_ms: Option<u64>,
+    /// Documents in which it differs from this member.
+    pub lag: Option<usize>,
+    /// Its software version.
+    pub version: Option<String>,
+    /// Its address.
+    pub address: Option<String>,
+    /// The SHA-256 of its public key.
+    pub fingerprint: String,
+    /// The last trouble in reaching it.
+    pub trouble: Option<String>,
+}
+
+/// One thing a person should look at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// A stable word, such as `member-down`.
+    pub code: String,
+    /// `warning` or `critical`.
+    pub severity: String,
+    /// What it is.
+    pub message: String,
+    /// The next command to type.
+    pub hint: String,
+}
+
+/// The member list.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Members {
+    /// `collective.members/1`.
+    pub schema: MembersSchema,
+    /// Whether this member holds quorum.
+    pub quorum: bool,
+    /// The members in natural order.
+    pub members: Vec<MemberStatus>,
+}
+
+/// Who sees whom.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct View {
+    /// `collective.view/1`.
+    pub schema: ViewSchema,
+    /// A row a member: what it says of the others.
+    pub rows: Vec<ViewRow>,
+}
+
+/// What one member says of the others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ViewRow {
+    /// Who says so.
+    pub member: MemberName,
+    /// How old this knowledge is, in milliseconds; zero for this member itself.
+    pub age_ms: u64,
+    /// The hash of its view.
+    pub hash: String,
+    /// The state of each other member.
+    pub sees: Vec<Sees>,
+}
+
+/// What one member says of another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sees {
+    /// Of whom.
+    pub member: MemberName,
+    /// `alive`, `suspect`, `down` or `left`.
+    pub state: String,
+}
+
+/// The vote count and what it would be.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuorumReport {
+    /// `collective.quorum/1`.
+    pub schema: QuorumSchema,
+    /// The count now.
+    pub quorum: Votes,
+    /// The members thought away.
+    pub without: Vec<MemberName>,
+    /// The count without them.
+    pub then: Option<Votes>,
+    /// The voters, and whether each granted.
+    pub voters: Vec<VoterReport>,
+}
+
+/// One voter's part.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VoterReport {
+    /// Who.
+    pub member: MemberName,
+    /// Whether its grant holds.
+    pub granted: bool,
+    /// How long it holds on, in milliseconds.
+    pub for_ms: u64,
+}
+
+/// A member's answer to a probe.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ping {
+    /// `collective.ping/1`.
+    pub schema: PingSchema,
+    /// Who.
+    pub member: MemberName,
+    /// The round-trip time in microseconds.
+    pub rtt_us: u64,
+}
+
+/// A new invitation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invited {
+    /// `collective.invite/1`.
+    pub schema: InviteSchema,
+    /// For whom.
+    pub member: MemberName,
+    /// The token; it is shown once.
+    pub token: TokenText,
+    /// When it expires, RFC 3339 UTC.
+    pub expires: String,
+    /// Whether an older invitation for that name was revoked.
+    pub replaced: bool,
+    /// The member whose stale entry will be replaced, when the name is on the roster.
+    pub replaces: Option<MemberName>,
+}
+
+/// The pending invitations.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invites {
+    /// `collective.invites/1`.
+    pub schema: InvitesSchema,
+    /// One each.
+    pub invites: Vec<PendingInvite>,
+}
+
+/// One pending invitation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingInvite {
+    /// For whom.
+    pub member: MemberName,
+    /// What it will be.
+    pub role: Role,
+    /// When it expires, RFC 3339 UTC.
+    pub expires: String,
+    /// Uses left.
+    pub uses_left: u32,
+    /// Wrong proofs left before it is burnt.
+    pub attempts_left: u32,
+}
+
+/// Attributes of nodes or of a group.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attributes {
+    /// `collective.attributes/1`.
+    pub schema: AttributesSchema,
+    /// Whether they were read without quorum.
+    pub stale: bool,
+    /// How long ago quorum was last held, in milliseconds, when they are stale.
+    pub stale_for_ms: Option<u64>,
+    /// One a node, or one for the group.
+    pub nodes: Vec<EntityAttributes>,
+}
+
+/// The attributes of one node or group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntityAttributes {
+    /// The node or group.
+    pub node: String,
+    /// By name.
+    pub attributes: std::collections::BTreeMap<AttributeName, AttributeValue>,
+}
+
+/// One value and where it comes from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttributeValue {
+    /// The value; none for a known attribute that has none.
+    pub value: Option<String>,
+    /// The group it is inherited from.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub inherited_from: Option<GroupName>,
+    /// The member that wrote it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub written_by: Option<String>,
+    /// When, RFC 3339 UTC.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub written_at: Option<String>,
+}
+
+/// Values that concurrent writers left.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conflicts {
+    /// `collective.conflicts/1`.
+    pub schema: ConflictsSchema,
+    /// One a value in conflict.
+    pub conflicts: Vec<Conflict>,
+}
+
+/// One attribute with several values; the first is the one that is read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conflict {
+    /// The node or group.
+    pub node: String,
+    /// The attribute.
+    pub attribute: String,
+    /// Its values.
+    pub values: Vec<AttributeValue>,
+}
+
+/// Names of nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nodes {
+    /// `collective.range/1`.
+    pub schema: NodesSchema,
+    /// The nodes, in the order of the expression.
+    pub nodes: Vec<NodeName>,
+    /// The same, folded.
+    pub folded: String,
+}
+
+/// Names of groups.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Groups {
+    /// `collective.groups/1`.
+    pub schema: GroupsSchema,
+    /// One each, in natural order.
+    pub groups: Vec<GroupSummary>,
+}
+
+/// One group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupSummary {
+    /// The group.
+    pub group: GroupName,
+    /// Nodes in it.
+    pub nodes: usize,
+}
+
+/// Who manages what.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Managers {
+    /// `collective.managers/1`.
+    pub schema: ManagersSchema,
+    /// Whether this was answered without quorum.
+    pub stale: bool,
+    /// One a node.
+    pub nodes: Vec<ManagerStatus>,
+}
+
+/// Who manages one node, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManagerStatus {
+    /// The node.
+    pub node: NodeName,
+    /// The member that acts, as far as this member knows.
+    pub manager: Option<MemberName>,
+    /// The member that the election names.
+    pub desired: Option<MemberName>,
+    /// The member an administrator prefers.
+    pub preferred: Option<MemberName>,
+    /// The candidates in their order.
+    pub candidates: Vec<MemberName>,
+    /// The fencing token, `generation.epoch.term`.
+    pub token: Option<String>,
+    /// Why this one.
+    pub reason: String,
+    /// Candidates ruled out, and why; with `why` only.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub ruled_out: Vec<RuledOut>,
+    /// Names in the candidates that are no members.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub unknown: Vec<String>,
+}
+
+/// A candidate that cannot manage a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuledOut {
+    /// Who.
+    pub member: MemberName,
+    /// Why.
+    pub reason: String,
+}
+
+/// What happened.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Events {
+    /// `collective.events/1`.
+    pub schema: EventsSchema,
+    /// Oldest first.
+    pub events: Vec<LoggedEvent>,
+}
+
+/// Kinds of things that happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum EventKind {
+    /// A member was added to the roster.
+    MemberJoin,
+    /// A member said farewell.
+    MemberLeave,
+    /// A member does not answer.
+    MemberSuspect,
+    /// A member answers (again).
+    MemberAlive,
+    /// A member is taken for dead.
+    MemberDown,
+    /// A member was taken off the roster.
+    MemberDeleted,
+    /// This member lost quorum.
+    QuorumLost,
+    /// This member holds quorum again.
+    QuorumRegained,
+    /// Another member is the leader.
+    LeaderChanged,
+    /// This member began or ceased to act for a node.
+    ManagerChanged,
+    /// Attributes changed.
+    AttributeChanged,
+    /// A resync with a member began.
+    ResyncStart,
+    /// A resync with a member is complete.
+    ResyncDone,
+    /// A new roster is in force.
+    EpochDecided,
+    /// A member speaks other wire versions.
+    VersionSkew,
+    /// Two daemons run with one identity.
+    DuplicateIdentity,
+}
+
+/// One thing that happened on this member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoggedEvent {
+    /// `collective.event/1`.
+    pub schema: EventSchema,
+    /// Counts from 1 with each start of the daemon.
+    pub seq: u64,
+    /// When, RFC 3339 UTC.
+    pub time: String,
+    /// What kind.
+    pub kind: EventKind,
+    /// The member it is about.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub member: Option<MemberName>,
+    /// The node it is about.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub node: Option<NodeName>,
+    /// The fencing token, for `manager-changed`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub token: Option<String>,
+    /// What a person reads.
+    pub message: String,
+}
+
+/// What an action did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ran {
+    /// `collective.run/1`.
+    pub schema: RunSchema,
+    /// One a node.
+    pub results: Vec<ActionResult>,
+}
+
+/// What an action did on one node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActionResult {
+    /// The node.
+    pub node: NodeName,
+    /// The member that ran it.
+    pub manager: Option<MemberName>,
+    /// The fencing token it ran under.
+    pub token: Option<String>,
+    /// The command's exit status; none when it did not run or was killed.
+    pub status: Option<i32>,
+    /// Its output, both streams, in the order it came.
+    pub output: Vec<String>,
+    /// Why it did not run or was killed.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub error: Option<Refusal>,
+}
+
+/// Something was changed, or would be.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    /// `collective.done/1`.
+    pub schema: DoneSchema,
+    /// What, one sentence.
+    pub message: String,
+    /// Lines a person may want to read on stderr.
+    #[serde(default)]
+    pub notes: Vec<String>,
+    /// What changed or would change, one line each.
+    #[serde(default)]
+    pub changes: Vec<String>,
+    /// Whether nothing was changed because only a dry run was asked for.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn responses_read_back_as_what_they_are() {
+        let responses = [
+            Response::Show(Show { quorum: true, ..Show::default() }),
+            Response::Status(Box::default()),
+            Response::Members(Members::default()),
+            Response::View(View::default()),
+            Response::Quorum(QuorumReport::default()),
+            Response::Invites(Invites::default()),
+            Response::Attributes(Attributes::default()),
+            Response::Conflicts(Conflicts::default()),
+            Response::Nodes(Nodes::default()),
+            Response::Groups(Groups::default()),
+            Response::Managers(Managers::default()),
+            Response::Events(Events::default()),
+            Response::Ran(Ran::default()),
+            Response::Done(Done::default()),
+            Refusal::new(ErrorCode::NoQuorum, "no", "").into(),
+        ];
+        for response in responses {
+            let text = serde_json::to_string(&response).expect("serializable");
+            assert_eq!(serde_json::from_str::<Response>(&text).expect("readable"), response, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_never_printed() {
+        assert!(!format!("{:?}", TokenText("hush".into())).contains("hush"));
+    }
+}
