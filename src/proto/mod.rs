@@ -4,6 +4,8 @@
 //! as effects; see [`collective`].
 
 pub mod identity;
+pub mod lease;
 pub mod name;
+pub mod quorum;
 pub mod roster;
 pub mod time;
