@@ -4,7 +4,9 @@
 //! as effects; see [`collective`].
 
 pub mod identity;
+pub mod lease;
 pub mod name;
 pub mod request;
+pub mod quorum;
 pub mod roster;
 pub mod time;

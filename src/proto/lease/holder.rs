@@ -1,0 +1,580 @@
+//! The holder: whether this member has quorum and may act for a node, from the voters' answers and its own clock.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::super::identity::{MemberId, RosterHash, SessionId};
+use super::super::name::NodeName;
+use super::super::quorum::{Quorum, majority};
+use super::super::roster::{Roster, Version};
+use super::super::time::Instant;
+use super::ledger::Ledger;
+use super::{ClaimOp, ClaimSet, LeaseAck, LeaseRequest, OPS_MAX, Refusal, RefusalReason, Stamp, Stamps, Verdict};
+
+/// Requests to one voter that may still be answered; older ones are forgotten. At six a lease this is more than two.
+const OUTSTANDING_MAX: usize = 16;
+
+/// A node this session claims.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim<'a> {
+    /// Which node.
+    pub node: &'a NodeName,
+    /// By which term.
+    pub term: u64,
+    /// Whether a majority has confirmed it once. It may act only while [`Holder::acts`] says so.
+    pub is_confirmed: bool,
+}
+
+/// What became of a claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClaimEvent {
+    /// A majority confirmed it for the first time.
+    Confirmed {
+        /// Which node.
+        node: NodeName,
+        /// By which term.
+        term: u64,
+    },
+    /// A voter refused it before a majority confirmed it. It is asked again once the reason may have passed.
+    Refused {
+        /// Which node.
+        node: NodeName,
+        /// By which term.
+        term: u64,
+        /// Why.
+        reason: RefusalReason,
+        /// Which voter.
+        by: MemberId,
+    },
+}
+
+/// The asker's side of the leases: one session of one member.
+#[derive(Clone, Debug)]
+pub struct Holder {
+    me: MemberId,
+    session: SessionId,
+    ledger: Ledger,
+    /// The last request that was sent when releases were last dropped from the ledger.
+    dropped_at_seq: u64,
+    /// Claims that no majority has confirmed yet.
+    pending: BTreeSet<NodeName>,
+    seq: u64,
+    next_round: Instant,
+    peers: BTreeMap<MemberId, Peer>,
+    stamps: Stamps,
+}
+
+/// What is known of one voter.
+#[derive(Clone, Debug, Default)]
+struct Peer {
+    /// Requests that were not answered, by `seq`.
+    outstanding: BTreeMap<u64, Sent>,
+    progress: Option<Progress>,
+    grant: Option<Grant>,
+    /// Claims it refused, as of its last grant.
+    refused: BTreeMap<NodeName, Refused>,
+    /// Whether it has granted since it was last sent more than a datagram. A voter that is away is sent little.
+    has_credit: bool,
+    /// Until when a request on a stream is not overtaken by another one.
+    stream_until: Option<Instant>,
+    /// Whether it is to be asked before the next round.
+    is_due: bool,
+    /// When a claim it refused may be asked again.
+    retry_at: Option<Instant>,
+    last_ack: Option<Answer>,
+}
+
+/// One request.
+#[derive(Clone, Debug)]
+struct Sent {
+    at: Instant,
+    /// The full set it is, or builds on.
+    full: u64,
+    /// The versions it tells: those after `base`, up to `version`.
+    base: u64,
+    version: u64,
+    complete: bool,
+    /// Refused claims that it asks again.
+    retried: Vec<NodeName>,
+    is_small: bool,
+}
+
+/// Which versions a voter has acknowledged.
+#[derive(Clone, Copy, Debug)]
+struct Progress {
+    /// The voter's session; another one has forgotten them.
+    voter_session: SessionId,
+    full: u64,
+    base: u64,
+}
+
+/// A voter's last promise.
+#[derive(Clone, Copy, Debug)]
+struct Grant {
+    version: Version,
+    hash: RosterHash,
+    /// When it was asked for: the earliest moment that the voter can have counted from.
+    sent_at: Instant,
+    /// The version of the claim set that it covers.
+    applied: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Refused {
+    /// The claim's number in the ledger.
+    number: u64,
+    /// When to ask again; never for a term that can never do.
+    retry_at: Option<Instant>,
+}
+
+#[derive(Clone, Debug)]
+struct Answer {
+    sent_at: Instant,
+    round_trip: Duration,
+    verdict: Verdict,
+}
+
+impl Holder {
+    /// Makes the holder of a new session, which claims nothing and whose first round is due.
+    pub fn new(me: MemberId, session: SessionId) -> Self {
+        Self {
+            me,
+            session,
+            ledger: Ledger::default(),
+            dropped_at_seq: 0,
+            pending: BTreeSet::new(),
+            seq: 0,
+            next_round: Instant::ZERO,
+            peers: BTreeMap::new(),
+            stamps: Stamps::default(),
+        }
+    }
+
+    /// Returns this session.
+    pub const fn session(&self) -> SessionId {
+        self.session
+    }
+
+    /// Claims a node by a term and makes the next round due. A claim that is there already stays as it is.
+    pub fn claim(&mut self, node: NodeName, term: u64, now: Instant) {
+        if self.ledger.hold(&node).is_some_and(|(_, held)| held == term) {
+            return;
+        }
+        self.ledger.record(node.clone(), Some(term));
+        self.pending.insert(node);
+        self.next_round = self.next_round.min(now);
+    }
+
+    /// Gives a node up: [`Holder::acts`] is false for it from this moment on.
+    pub fn release(&mut self, node: &NodeName, now: Instant) {
+        if self.ledger.hold(node).is_some() {
+            // R10: the claim's number is gone, so late acknowledgements of it count for nothing.
+            self.ledger.record(node.clone(), None);
+            self.pending.remove(node);
+            self.next_round = self.next_round.min(now);
+        }
+    }
+
+    /// Gives every node up. R12: without quorum nothing is claimed.
+    pub fn release_all(&mut self, now: Instant) {
+        if self.ledger.holds().next().is_some() {
+            self.ledger.clear();
+            self.dropped_at_seq = self.seq;
+            self.pending.clear();
+            self.next_round = self.next_round.min(now);
+        }
+    }
+
+    /// Makes the next round due, as when an epoch was learnt. R7.
+    pub fn hurry(&mut self) {
+        self.next_round = Instant::ZERO;
+        for peer in self.peers.values_mut() {
+            peer.stream_until = None;
+        }
+    }
+
+    /// Returns when [`Holder::tick`] next has something to send; an instant in the past when it is due.
+    pub fn next_due(&self, roster: &Roster) -> Instant {
+        let voters = roster.voters();
+        let peers = self.peers.iter().filter(|(id, _)| voters.contains(id)).map(|(_, peer)| peer);
+        peers.filter_map(Peer::due_at).fold(self.next_round, Instant::min)
+    }
+
+    /// Returns the requests that are due, at most one a voter.
+    ///
+    /// `stamp` are this member's counters, `seated` its standing. R4: a round every T/6, and at once when there is
+    /// something new to say.
+    pub fn tick(&mut self, roster: &Roster, stamp: Stamp, seated: bool, now: Instant) -> Vec<(MemberId, LeaseRequest)> {
+        if self.next_due(roster) > now {
+            return Vec::new();
+        }
+        if roster.member(self.me).is_none() {
+            // R8: a removed member asks for nothing more.
+            self.peers.clear();
+            self.next_round = now + roster.timing.renewal();
+            return Vec::new();
+        }
+        let voters = roster.voters();
+        self.peers.retain(|id, _| voters.contains(id));
+        let is_round = self.next_round <= now;
+        if is_round {
+            self.next_round = now + roster.timing.renewal();
+            self.drop_releases();
+        }
+        let hash = roster.hash();
+        let mut requests = Vec::new();
+        for id in voters {
+            let peer = self.peers.entry(id).or_default();
+            let is_due = peer.due_at().is_some_and(|due| due <= now);
+            let is_streaming = peer.stream_until.is_some_and(|until| until > now);
+            if is_streaming || !(is_due || is_round) {
+                continue;
+            }
+            self.seq += 1;
+            let (claims, retried) = peer.next_claims(&self.ledger, self.dropped_at_seq, now);
+            let (version, session, seq) = (roster.version, self.session, self.seq);
+            let mut request = LeaseRequest { version, hash, session, stamp, seq, seated, claims };
+            let is_small = request.is_small();
+            if is_small || peer.has_credit {
+                peer.note_sent(&request, retried, is_small, now);
+            } else {
+                request.claims = peer.nothing_new();
+                peer.note_sent(&request, Vec::new(), true, now);
+            }
+            if !is_small && peer.has_credit {
+                peer.has_credit = false;
+                peer.stream_until = Some(now + roster.timing.renewal() * 2);
+            }
+            requests.push((id, request));
+        }
+        requests
+    }
+
+    /// Reads a voter's answer and returns what became of claims by it.
+    ///
+    /// Answers of another session, to a request that is not outstanding, or with counters lower than seen before (R9)
+    /// are ignored.
+    pub fn on_ack(&mut self, roster: &Roster, from: MemberId, ack: &LeaseAck, now: Instant) -> Vec<ClaimEvent> {
+        let Some(peer) = self.peers.get_mut(&from) else { return Vec::new() };
+        if ack.session != self.session || !self.stamps.admit(from, ack.stamp) {
+            return Vec::new();
+        }
+        let Some(sent) = peer.take_sent(ack.seq) else { return Vec::new() };
+        self.stamps.remember(from, ack.stamp);
+        let round_trip = now.since(sent.at);
+        let verdict = ack.verdict.without_refusals();
+        peer.last_ack = Some(Answer { sent_at: sent.at, round_trip, verdict });
+        let Verdict::Granted { applied, refused } = &ack.verdict else { return Vec::new() };
+        peer.has_credit = true;
+        let mut events = Vec::new();
+        if peer.on_grant(ack, &sent, *applied) {
+            events = peer.on_refusals(from, (ack.seq, refused), &sent, &self.ledger, &self.pending, now);
+        }
+        peer.is_due = peer.owes(&self.ledger, self.dropped_at_seq);
+        events.extend(self.newly_confirmed(roster, now));
+        events
+    }
+
+    /// Notes a voter's counters, read from disk or seen elsewhere. R9.
+    pub fn remember(&mut self, member: MemberId, stamp: Stamp) {
+        self.stamps.remember(member, stamp);
+    }
+
+    /// Returns the grants that count under a roster, to answer many questions about the same roster.
+    pub fn under(&self, roster: &Roster) -> Grants<'_> {
+        let voters = roster.voters();
+        let hash = roster.hash();
+        let mut grants = Vec::new();
+        // R5: only a member of the current roster, and only grants under that very roster.
+        if roster.member(self.me).is_some() {
+            for (id, peer) in self.peers.iter().filter(|(id, _)| voters.contains(id)) {
+                if let Some(grant) = peer.grant.filter(|grant| grant.version == roster.version && grant.hash == hash) {
+                    // R5: counted from when it was asked for, not from when the answer came.
+                    grants.push((grant.sent_at + roster.timing.usable(), *id));
+                }
+            }
+        }
+        grants.sort_by(|a, b| b.cmp(a));
+        Grants { holder: self, voters: voters.len(), grants }
+    }
+
+    /// Returns how many voters' grants have not expired. R5 without the claim.
+    pub fn quorum(&self, roster: &Roster, now: Instant) -> Quorum {
+        self.under(roster).quorum(now)
+    }
+
+    /// Returns when the present majority runs out; none when there was none under this roster.
+    pub fn quorum_until(&self, roster: &Roster) -> Option<Instant> {
+        self.under(roster).quorum_until()
+    }
+
+    /// Returns until when this member may act for a node; see [`Grants::acts_until`].
+    pub fn acts_until(&self, roster: &Roster, node: &NodeName) -> Option<Instant> {
+        self.under(roster).acts_until(node)
+    }
+
+    /// Returns whether this member may act for a node at this moment. R5: never to be cached.
+    pub fn acts(&self, roster: &Roster, node: &NodeName, now: Instant) -> bool {
+        self.under(roster).acts(node, now)
+    }
+
+    /// Returns every node this session claims, in order.
+    pub fn claims(&self) -> impl Iterator<Item = Claim<'_>> {
+        self.ledger.holds().map(|(node, term)| Claim { node, term, is_confirmed: !self.pending.contains(node) })
+    }
+
+    /// Returns when the request was sent that a voter answered last.
+    pub fn last_ack(&self, voter: MemberId) -> Option<Instant> {
+        self.answer(voter).map(|answer| answer.sent_at)
+    }
+
+    /// Returns how long a voter's last answer took.
+    pub fn round_trip(&self, voter: MemberId) -> Option<Duration> {
+        self.answer(voter).map(|answer| answer.round_trip)
+    }
+
+    /// Returns what a voter answered last, without the refusals.
+    pub fn verdict(&self, voter: MemberId) -> Option<&Verdict> {
+        self.answer(voter).map(|answer| &answer.verdict)
+    }
+
+    fn answer(&self, voter: MemberId) -> Option<&Answer> {
+        self.peers.get(&voter)?.last_ack.as_ref()
+    }
+
+    /// Takes the claims that a majority confirms by now out of the pending ones.
+    fn newly_confirmed(&mut self, roster: &Roster, now: Instant) -> Vec<ClaimEvent> {
+        if self.pending.is_empty() {
+            return Vec::new();
+        }
+        let grants = self.under(roster);
+        let mut events = Vec::new();
+        for node in &self.pending {
+            if let Some((_, term)) = self.ledger.hold(node).filter(|_| grants.acts(node, now)) {
+                events.push(ClaimEvent::Confirmed { node: node.clone(), term });
+            }
+        }
+        for event in &events {
+            if let ClaimEvent::Confirmed { node, .. } = event {
+                self.pending.remove(node);
+            }
+        }
+        events
+    }
+
+    /// Forgets releases that every voter has applied or will hear of by a full set.
+    fn drop_releases(&mut self) {
+        if !self.ledger.has_releases() {
+            return;
+        }
+        let applied = self.peers.values().flat_map(|peer| {
+            let sent = peer.outstanding.values().filter(|sent| sent.full != 0).map(|sent| sent.version);
+            sent.chain(peer.progress.map(|progress| progress.base))
+        });
+        let dropped = self.ledger.dropped();
+        self.ledger.drop_releases(applied.min().unwrap_or_else(|| self.ledger.version()));
+        if self.ledger.dropped() > dropped {
+            self.dropped_at_seq = self.seq;
+        }
+    }
+}
+
+impl Peer {
+    /// Returns when the voter is to be asked even if no round is due.
+    fn due_at(&self) -> Option<Instant> {
+        let due = if self.is_due { Instant::ZERO } else { self.retry_at? };
+        Some(due.max(self.stream_until.unwrap_or_default()))
+    }
+
+    /// Returns what the voter has acknowledged, if the ledger still knows everything after it.
+    fn known(&self, ledger: &Ledger, dropped_at_seq: u64) -> Option<Progress> {
+        // A full set that was sent after the releases were dropped told the voter of them by leaving the nodes out.
+        self.progress.filter(|progress| progress.base >= ledger.dropped() || progress.full > dropped_at_seq)
+    }
+
+    /// Returns what to tell the voter next, and which refused claims that asks again.
+    fn next_claims(&self, ledger: &Ledger, dropped_at_seq: u64, now: Instant) -> (ClaimSet, Vec<NodeName>) {
+        let Some(Progress { full, base, .. }) = self.known(ledger, dropped_at_seq) else {
+            let part = ledger.oldest_holds();
+            let (version, complete, holds) = (part.version, part.complete, part.changes);
+            return (ClaimSet::Full { version, complete, holds }, Vec::new());
+        };
+        let part = ledger.changes_after(base);
+        let (version, complete, mut ops) = (part.version, part.complete, part.changes);
+        let mut retried = Vec::new();
+        for (node, refused) in &self.refused {
+            let (Some(retry_at), Some((number, term))) = (refused.retry_at, ledger.hold(node)) else { continue };
+            if retry_at <= now && number == refused.number && ops.len() < OPS_MAX {
+                ops.push(ClaimOp::Hold { node: node.clone(), term });
+                retried.push(node.clone());
+            }
+        }
+        (ClaimSet::Delta { full, base, version, complete, ops }, retried)
+    }
+
+    /// Returns a set of claims that renews the session and says nothing more.
+    fn nothing_new(&self) -> ClaimSet {
+        let (full, base) = self.progress.map_or((0, 0), |progress| (progress.full, progress.base));
+        ClaimSet::Delta { full, base, version: base, complete: false, ops: Vec::new() }
+    }
+
+    fn note_sent(&mut self, request: &LeaseRequest, retried: Vec<NodeName>, is_small: bool, now: Instant) {
+        let (full, base, version, complete) = match &request.claims {
+            ClaimSet::Full { version, complete, .. } => (request.seq, 0, *version, *complete),
+            ClaimSet::Delta { full, base, version, complete, .. } => (*full, *base, *version, *complete),
+        };
+        self.outstanding.insert(request.seq, Sent { at: now, full, base, version, complete, retried, is_small });
+        if self.outstanding.len() > OUTSTANDING_MAX {
+            self.outstanding.pop_first();
+        }
+        self.is_due = false;
+        self.retry_at = None;
+    }
+
+    /// Returns the request that is answered, and forgets it and all older ones: their answers come too late.
+    fn take_sent(&mut self, seq: u64) -> Option<Sent> {
+        let sent = self.outstanding.remove(&seq)?;
+        self.outstanding = self.outstanding.split_off(&seq);
+        if self.outstanding.values().all(|sent| sent.is_small) {
+            self.stream_until = None;
+        }
+        Some(sent)
+    }
+
+    /// Takes a grant in and returns whether its refusals count.
+    ///
+    /// They do not when the voter must be told the full set first, or when the answer is about a full set that has
+    /// been replaced by another one since.
+    fn on_grant(&mut self, ack: &LeaseAck, sent: &Sent, applied: Option<u64>) -> bool {
+        let mut grant = Grant { version: ack.version, hash: ack.hash, sent_at: sent.at, applied: None };
+        let known = self.progress.filter(|progress| progress.full == sent.full);
+        let before = if sent.full == ack.seq {
+            Some(0) // This was a full set: nothing that came before it counts.
+        } else {
+            known.filter(|progress| progress.voter_session == ack.voter_session).map(|progress| progress.base)
+        };
+        if let (Some(before), Some(applied)) = (before, applied) {
+            // A request repeats all that was not acknowledged, so its answer lists every refusal up to its version.
+            let base = applied.min(sent.version).max(before);
+            self.progress = Some(Progress { voter_session: ack.voter_session, full: sent.full, base });
+            grant.applied = Some(base);
+        } else if known.is_none() && self.progress.is_some() {
+            return false; // It says nothing about the set in use, so neither does it renew that one.
+        } else {
+            self.progress = None;
+            self.refused.clear();
+        }
+        self.grant = Some(grant);
+        grant.applied.is_some()
+    }
+
+    /// Takes the refusals of a grant in and returns those that concern pending claims.
+    fn on_refusals(
+        &mut self,
+        from: MemberId,
+        (seq, refusals): (u64, &[Refusal]),
+        sent: &Sent,
+        ledger: &Ledger,
+        pending: &BTreeSet<NodeName>,
+        now: Instant,
+    ) -> Vec<ClaimEvent> {
+        let is_full = sent.full == seq;
+        for node in &sent.retried {
+            self.refused.remove(node);
+        }
+        self.refused.retain(|node, refused| {
+            // What the request told anew is answered anew; a full set starts over.
+            let is_told_anew = sent.base < refused.number && refused.number <= sent.version;
+            !is_told_anew && !is_full && ledger.hold(node).is_some_and(|(number, _)| number == refused.number)
+        });
+        let mut events = Vec::new();
+        for Refusal { node, reason } in refusals {
+            let Some((number, term)) = ledger.hold(node).filter(|(number, _)| *number <= sent.version) else {
+                continue; // Released or claimed anew since.
+            };
+            let retry_at = reason.passes_after().map(|wait| now + wait);
+            self.refused.insert(node.clone(), Refused { number, retry_at });
+            if pending.contains(node) {
+                self.retry_at = [self.retry_at, retry_at].into_iter().flatten().min();
+                events.push(ClaimEvent::Refused { node: node.clone(), term, reason: *reason, by: from });
+            }
+        }
+        events
+    }
+
+    /// Returns whether there is something to tell the voter that is not under way.
+    fn owes(&self, ledger: &Ledger, dropped_at_seq: u64) -> bool {
+        let known = self.known(ledger, dropped_at_seq);
+        let has_all = known.is_some_and(|progress| progress.base >= ledger.version());
+        let is_told = |(seq, sent): (&u64, &Sent)| {
+            let is_understood = sent.full == *seq || known.is_some_and(|progress| progress.full == sent.full);
+            !sent.is_small || (is_understood && sent.complete && sent.version >= ledger.version())
+        };
+        !has_all && !self.outstanding.iter().any(is_told)
+    }
+
+    /// Returns whether the voter's last grant covers a claim of that number.
+    fn confirms(&self, node: &NodeName, number: u64) -> bool {
+        let is_applied = self.grant.is_some_and(|grant| grant.applied.is_some_and(|applied| applied >= number));
+        is_applied && self.refused.get(node).is_none_or(|refused| refused.number != number)
+    }
+}
+
+/// The grants that count under one roster, the longest first.
+///
+/// Grants of other rosters, however new, are left out; nothing in it depends on the time.
+#[derive(Clone, Debug)]
+pub struct Grants<'a> {
+    holder: &'a Holder,
+    voters: usize,
+    /// The end of what may be used of each grant, and whose it is.
+    grants: Vec<(Instant, MemberId)>,
+}
+
+impl Grants<'_> {
+    /// Returns how many voters' grants have not expired.
+    pub fn quorum(&self, now: Instant) -> Quorum {
+        Quorum { granted: self.grants.iter().filter(|(end, _)| *end > now).count(), voters: self.voters }
+    }
+
+    /// Returns when the majority runs out: the end of the last grant it cannot do without.
+    pub fn quorum_until(&self) -> Option<Instant> {
+        self.grants.get(majority(self.voters) - 1).map(|(end, _)| *end)
+    }
+
+    /// Returns until when this member may act for a node, which may be over already.
+    ///
+    /// None when it does not claim the node or no majority confirmed the claim under this roster. R5.
+    pub fn acts_until(&self, node: &NodeName) -> Option<Instant> {
+        let (number, _) = self.holder.ledger.hold(node)?;
+        let is_confirming =
+            |voter: &MemberId| self.holder.peers.get(voter).is_some_and(|peer| peer.confirms(node, number));
+        let mut ends = self.grants.iter().filter(|(_, voter)| is_confirming(voter)).map(|(end, _)| *end);
+        ends.nth(majority(self.voters) - 1)
+    }
+
+    /// Returns whether this member may act for a node at this moment. R5.
+    pub fn acts(&self, node: &NodeName, now: Instant) -> bool {
+        self.acts_until(node).is_some_and(|end| end > now)
+    }
+}
+
+impl Verdict {
+    fn without_refusals(&self) -> Self {
+        match self {
+            Self::Granted { applied, .. } => Self::Granted { applied: *applied, refused: Vec::new() },
+            other => other.clone(),
+        }
+    }
+}
+
+impl RefusalReason {
+    /// Returns after how long the claim may be asked again; none when it will never do.
+    const fn passes_after(self) -> Option<Duration> {
+        match self {
+            Self::Held { for_ms, .. } | Self::Settling { for_ms } => Some(Duration::from_millis(for_ms as u64)),
+            Self::Duplicate => Some(Duration::from_secs(1)),
+            Self::StaleTerm { .. } => None,
+        }
+    }
+}
