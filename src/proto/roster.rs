@@ -326,6 +326,37 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// Returns the member that the change is about.
+    pub const fn subject(&self) -> MemberId {
+        match self {
+            Self::Add { member, .. } => member.id,
+            Self::Promote { id }
+            | Self::Remove { id }
+            | Self::SetRole { id, .. }
+            | Self::AddFingerprint { id, .. }
+            | Self::KeepFingerprint { id, .. } => *id,
+        }
+    }
+
+    /// Returns whether what the change asks for is so in `roster`, be it by this change or by another.
+    pub fn is_made_in(&self, roster: &Roster) -> bool {
+        let subject = roster.member(self.subject());
+        match self {
+            Self::Add { .. } => subject.is_some(),
+            Self::Promote { .. } => subject.is_some_and(Member::is_voter),
+            Self::Remove { .. } => subject.is_none(),
+            Self::SetRole { role, .. } => subject.is_some_and(|member| member.role == *role),
+            Self::AddFingerprint { fingerprint, .. } => {
+                subject.is_some_and(|member| member.fingerprints.contains(fingerprint))
+            }
+            Self::KeepFingerprint { fingerprint, .. } => {
+                subject.is_some_and(|member| member.fingerprints == [*fingerprint])
+            }
+        }
+    }
+}
+
 /// A change that cannot be made to this roster. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -673,6 +704,7 @@ pub(crate) mod tests {
         let next = roster.next(change, WallTime(0)).expect("possible");
         assert!(next.follows(roster));
         assert_eq!(next.check(), Ok(()));
+        assert!(change.is_made_in(&next) && !change.is_made_in(roster));
         next
     }
 
