@@ -17,8 +17,10 @@ use super::time::WallTime;
 
 /// Members on the largest roster.
 pub const MEMBERS_MAX: usize = 1_000;
-/// Removed members remembered by the largest roster.
+/// Removed members remembered by the largest roster; the oldest are forgotten first.
 pub const REMOVED_MAX: usize = 4_000;
+/// How long a used invitation is remembered beyond its expiry: no clock of a member is that wrong. I6.
+const CONSUMED_KEPT: Duration = Duration::from_secs(24 * 3_600);
 
 /// What a member may do in a collective.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode, Serialize, Deserialize)]
@@ -161,12 +163,22 @@ impl Timing {
 
     /// Returns T(1-m): how long after sending a request its grant may be used.
     pub const fn usable(self) -> Duration {
-        Duration::from_micros(self.lease_ms as u64 * (1_000 - self.margin_permille as u64))
+        Duration::from_micros(self.lease_ms as u64 * 1_000_u64.saturating_sub(self.margin_permille as u64))
     }
 
     /// Returns T(1+2rho), where 2rho = m: how long a voter waits for what it may have promised to expire on any clock.
     pub const fn quiet(self) -> Duration {
         Duration::from_micros(self.lease_ms as u64 * (1_000 + self.margin_permille as u64))
+    }
+
+    /// Returns whether these durations can be worked with: none is zero, and a probe ends within its period.
+    const fn is_sound(self) -> bool {
+        self.lease_ms > 0
+            && self.margin_permille < 1_000
+            && self.probe_timeout_ms > 0
+            && self.probe_timeout_ms < self.probe_interval_ms
+            && self.suspicion_mult > 0
+            && self.gossip_interval_ms > 0
     }
 }
 
@@ -181,13 +193,21 @@ pub struct Version {
     pub epoch: u64,
 }
 
+impl Version {
+    /// Returns the version that the next decided change makes.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self { generation: self.generation, epoch: self.epoch.saturating_add(1) }
+    }
+}
+
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.generation, self.epoch)
     }
 }
 
-/// A member that was removed, remembered for ever: it is told so when it returns, and its data stays valid.
+/// A member that was removed, remembered (see [`REMOVED_MAX`]): it is told so when it returns, and its data stays valid.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct Removed {
@@ -306,6 +326,37 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// Returns the member that the change is about.
+    pub const fn subject(&self) -> MemberId {
+        match self {
+            Self::Add { member, .. } => member.id,
+            Self::Promote { id }
+            | Self::Remove { id }
+            | Self::SetRole { id, .. }
+            | Self::AddFingerprint { id, .. }
+            | Self::KeepFingerprint { id, .. } => *id,
+        }
+    }
+
+    /// Returns whether what the change asks for is so in `roster`, be it by this change or by another.
+    pub fn is_made_in(&self, roster: &Roster) -> bool {
+        let subject = roster.member(self.subject());
+        match self {
+            Self::Add { .. } => subject.is_some(),
+            Self::Promote { .. } => subject.is_some_and(Member::is_voter),
+            Self::Remove { .. } => subject.is_none(),
+            Self::SetRole { role, .. } => subject.is_some_and(|member| member.role == *role),
+            Self::AddFingerprint { fingerprint, .. } => {
+                subject.is_some_and(|member| member.fingerprints.contains(fingerprint))
+            }
+            Self::KeepFingerprint { fingerprint, .. } => {
+                subject.is_some_and(|member| member.fingerprints == [*fingerprint])
+            }
+        }
+    }
+}
+
 /// A change that cannot be made to this roster. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -316,9 +367,18 @@ pub enum RosterError {
     /// The invitation was used as often as it may be.
     #[error("the invitation was used already")]
     InviteUsed,
-    /// The key belongs to a member, or belonged to one that was removed.
+    /// The key belongs to a member, or belonged to one of another name that was removed.
     #[error("the key is in use by {0}")]
     KeyInUse(MemberName),
+    /// The enrolment is on the roster already.
+    #[error("{0} is a member already")]
+    IsMember(MemberName),
+    /// A new member must present exactly one key.
+    #[error("a new member has one key")]
+    OneKey,
+    /// Two keys are accepted already; one must be dropped first.
+    #[error("a rotation of this member's key is under way; finish it first")]
+    Rotating,
     /// The member was removed before; it needs a new enrolment.
     #[error("the member was removed in epoch {0}")]
     WasRemoved(u64),
@@ -328,13 +388,18 @@ pub enum RosterError {
     /// The change would change nothing.
     #[error("nothing would change")]
     NoChange,
-    /// The change would take more than one vote at a time. R2.
-    #[error("the member to replace has a vote; delete it first")]
+    /// The member to replace is the only voter, and its successor has no vote yet. R2, R3.
+    #[error("the member to replace is the only voter")]
     ReplacesVoter,
     /// The roster is full.
     #[error("the roster is full at {MEMBERS_MAX} members")]
     Full,
 }
+
+/// A roster, read from a peer or from disk, that no decision can have made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a valid roster: {0}")]
+pub struct RosterDefect(&'static str);
 
 impl Roster {
     /// Makes the first roster of a new collective: one member, its only voter, in epoch 1.
@@ -405,9 +470,17 @@ impl Roster {
         self.removed.get(&id)
     }
 
-    /// Returns what is remembered of the removed member that presented that key.
+    /// Returns what is remembered of the removed member that presented that key, unless a member may present it today.
+    ///
+    /// Of several enrolments that had the key, the last counts.
     pub fn removed_by_fingerprint(&self, fingerprint: Fingerprint) -> Option<&Removed> {
-        self.removed.values().find(|removed| removed.fingerprints.contains(&fingerprint))
+        if self.by_fingerprint(fingerprint).is_some() {
+            return None;
+        }
+        self.removed
+            .values()
+            .filter(|removed| removed.fingerprints.contains(&fingerprint))
+            .max_by_key(|removed| removed.epoch)
     }
 
     /// Returns the ids of removed members.
@@ -428,9 +501,9 @@ impl Roster {
     /// [`RosterError`] when the change cannot be made; this roster stays as it is.
     pub fn next(&self, change: &Change, now: WallTime) -> Result<Self, RosterError> {
         let mut next = self.clone();
-        next.version.epoch += 1;
+        next.version = self.version.next();
         next.previous = self.hash();
-        next.consumed.retain(|_, consumed| consumed.expires >= now);
+        next.consumed.retain(|_, consumed| consumed.expires.plus(CONSUMED_KEPT) >= now);
         match change {
             Change::Add { member, invite, expires, uses_max } => next.add(member, *invite, *expires, *uses_max)?,
             Change::Promote { id } => {
@@ -443,10 +516,17 @@ impl Roster {
             Change::Remove { id } => next.remove(*id)?,
             Change::SetRole { id, role } => next.set_role(*id, *role)?,
             Change::AddFingerprint { id, fingerprint } => {
-                next.check_key_unused(*fingerprint, None)?;
                 let member = next.member_mut(*id)?;
-                member.fingerprints.truncate(1);
-                member.fingerprints.push(*fingerprint);
+                if member.fingerprints.contains(fingerprint) {
+                    return Err(RosterError::NoChange);
+                }
+                if member.fingerprints.len() > 1 {
+                    // Either key may be the one in use; only the member knows which.
+                    return Err(RosterError::Rotating);
+                }
+                let name = member.name.clone();
+                next.check_key_unused(*fingerprint, &name)?;
+                next.member_mut(*id)?.fingerprints.push(*fingerprint);
             }
             Change::KeepFingerprint { id, fingerprint } => {
                 let member = next.member_mut(*id)?;
@@ -467,6 +547,39 @@ impl Roster {
         self.voters() == other.voters()
     }
 
+    /// Returns whether this roster can be the one that was decided right after `before`.
+    ///
+    /// R2: a single change moves at most one vote, whatever the proposer believes.
+    pub fn follows(&self, before: &Self) -> bool {
+        self.cluster == before.cluster
+            && self.version == before.version.next()
+            && self.previous == before.hash()
+            && self.voters().symmetric_difference(&before.voters()).count() <= 1
+    }
+
+    /// Checks what every decided roster upholds; to be called on whatever was read from outside.
+    ///
+    /// # Errors
+    /// [`RosterDefect`] names the first thing that is wrong. Such a roster must be dropped.
+    pub fn check(&self) -> Result<(), RosterDefect> {
+        let ensure = |holds: bool, defect| if holds { Ok(()) } else { Err(RosterDefect(defect)) };
+        let mut names = BTreeSet::new();
+        let mut keys = BTreeSet::new();
+        ensure(self.members.len() <= MEMBERS_MAX, "too many members")?;
+        ensure(self.removed.len() <= REMOVED_MAX, "too many removed members")?;
+        ensure(self.timing.is_sound(), "a duration makes no sense")?;
+        for (id, member) in &self.members {
+            ensure(*id == member.id, "a member is filed under another id")?;
+            ensure(names.insert(&member.name), "two members have one name")?;
+            ensure(matches!(member.fingerprints.len(), 1 | 2), "a member has neither one key nor two")?;
+            ensure(member.fingerprints.iter().all(|key| keys.insert(*key)), "one key is listed twice")?;
+            ensure(member.role.votes() || !member.learner, "a learner's role has no vote")?;
+            ensure(!self.removed.contains_key(id), "a removed member is on the roster")?;
+        }
+        ensure(self.removed.values().all(|removed| removed.fingerprints.len() <= 2), "a member had too many keys")?;
+        ensure(self.members.values().any(Member::is_voter), "there is no voter")
+    }
+
     fn add(&mut self, member: &Member, invite: InviteId, expires: WallTime, uses_max: u32) -> Result<(), RosterError> {
         if self.uses(invite) >= uses_max {
             return Err(RosterError::InviteUsed);
@@ -474,19 +587,20 @@ impl Roster {
         if let Some(removed) = self.removed.get(&member.id) {
             return Err(RosterError::WasRemoved(removed.epoch));
         }
-        let stale = self.by_name(&member.name).map(|stale| (stale.id, stale.is_voter()));
-        for fingerprint in &member.fingerprints {
-            self.check_key_unused(*fingerprint, stale.map(|(id, _)| id))?;
+        if let Some(present) = self.members.get(&member.id) {
+            // R2: writing over a present entry could move a second vote.
+            return Err(RosterError::IsMember(present.name.clone()));
         }
-        if let Some((id, is_voter)) = stale {
-            if is_voter && self.voters().len() > 1 {
-                // R2: the stale entry's vote goes in this epoch; the learner's comes in a later one.
-                self.forget(id);
-            } else if is_voter {
+        let [fingerprint] = member.fingerprints[..] else {
+            return Err(RosterError::OneKey);
+        };
+        self.check_key_unused(fingerprint, &member.name)?;
+        if let Some((stale, is_voter)) = self.by_name(&member.name).map(|stale| (stale.id, stale.is_voter())) {
+            if is_voter && self.voters().len() == 1 {
                 return Err(RosterError::ReplacesVoter);
-            } else {
-                self.forget(id);
             }
+            // R2: the stale entry's vote goes in this epoch; the learner's comes in a later one.
+            self.forget(stale);
         }
         if self.members.len() >= MEMBERS_MAX {
             return Err(RosterError::Full);
@@ -513,6 +627,10 @@ impl Roster {
             let removed = Removed { name: member.name, epoch: self.version.epoch, fingerprints: member.fingerprints };
             self.removed.insert(id, removed);
         }
+        while self.removed.len() > REMOVED_MAX {
+            let oldest = self.removed.iter().min_by_key(|(id, removed)| (removed.epoch, **id)).map(|(id, _)| *id);
+            oldest.and_then(|id| self.removed.remove(&id));
+        }
     }
 
     fn set_role(&mut self, id: MemberId, role: Role) -> Result<(), RosterError> {
@@ -530,14 +648,329 @@ impl Roster {
         self.members.get_mut(&id).ok_or(RosterError::NoSuchMember)
     }
 
-    /// A key stands for one member for ever; only the entry that is being replaced may have had it.
-    fn check_key_unused(&self, fingerprint: Fingerprint, except: Option<MemberId>) -> Result<(), RosterError> {
-        if let Some(holder) = self.by_fingerprint(fingerprint).filter(|holder| Some(holder.id) != except) {
-            return Err(RosterError::KeyInUse(holder.name.clone()));
+    /// A key stands for one name for ever: a machine may enrol again with the key it had, and nobody else with it.
+    fn check_key_unused(&self, fingerprint: Fingerprint, name: &MemberName) -> Result<(), RosterError> {
+        let present = self.members.values().map(|member| (&member.name, &member.fingerprints));
+        let removed = self.removed.values().map(|removed| (&removed.name, &removed.fingerprints));
+        match present.chain(removed).find(|(holder, keys)| *holder != name && keys.contains(&fingerprint)) {
+            Some((holder, _)) => Err(RosterError::KeyInUse(holder.clone())),
+            None => Ok(()),
         }
-        if let Some(removed) = self.removed_by_fingerprint(fingerprint) {
-            return Err(RosterError::KeyInUse(removed.name.clone()));
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A member `m<n>` with its own id and key.
+    pub(crate) fn member(n: u8, role: Role) -> Member {
+        Member { id: MemberId([n; 16]), name: name(n), role, learner: false, fingerprints: vec![Fingerprint([n; 32])] }
+    }
+
+    /// A roster whose voters are `m1` to `m<count>`.
+    pub(crate) fn voters(count: u8) -> Roster {
+        let genesis = Roster::genesis(ClusterId([9; 16]), Timing::LAN, member(1, Role::Voter));
+        (2..=count).fold(genesis, |roster, n| {
+            let joined = roster.next(&add(member(n, Role::Voter), n), WallTime(0)).expect("can join");
+            joined.next(&Change::Promote { id: MemberId([n; 16]) }, WallTime(0)).expect("can vote")
+        })
+    }
+
+    /// The change that adds a member by its own invitation.
+    pub(crate) fn add(member: Member, invite: u8) -> Change {
+        Change::Add { member, invite: InviteId([invite; 8]), expires: WallTime(1_000), uses_max: 1 }
+    }
+
+    fn name(n: u8) -> MemberName {
+        MemberName::new(&format!("m{n}")).expect("valid")
+    }
+
+    fn id(n: u8) -> MemberId {
+        MemberId([n; 16])
+    }
+
+    fn key(n: u8) -> Fingerprint {
+        Fingerprint([n; 32])
+    }
+
+    /// The enrolment `n` of the member `m<named>` with the key `with`.
+    fn enrolment(n: u8, named: u8, with: u8) -> Member {
+        Member { id: id(n), name: name(named), fingerprints: vec![key(with)], ..member(n, Role::Voter) }
+    }
+
+    fn after(roster: &Roster, change: &Change) -> Roster {
+        let next = roster.next(change, WallTime(0)).expect("possible");
+        assert!(next.follows(roster));
+        assert_eq!(next.check(), Ok(()));
+        assert!(change.is_made_in(&next) && !change.is_made_in(roster));
+        next
+    }
+
+    fn refusal(roster: &Roster, change: &Change) -> RosterError {
+        roster.next(change, WallTime(0)).expect_err("to be refused")
+    }
+
+    #[test]
+    fn the_founder_votes_whatever_it_was_called() {
+        let roster = Roster::genesis(ClusterId([9; 16]), Timing::LAN, member(1, Role::Witness));
+        assert_eq!(roster.voters(), BTreeSet::from([id(1)]));
+        assert_eq!(roster.version.to_string(), "0.1");
+        assert_eq!(roster.check(), Ok(()));
+    }
+
+    #[test]
+    fn a_joiner_is_a_learner_until_it_is_promoted() {
+        // R3.
+        let joined = after(&voters(1), &add(member(2, Role::Voter), 2));
+        assert_eq!(joined.voters(), BTreeSet::from([id(1)]));
+        let promoted = after(&joined, &Change::Promote { id: id(2) });
+        assert_eq!(promoted.voters(), BTreeSet::from([id(1), id(2)]));
+        assert_eq!(refusal(&promoted, &Change::Promote { id: id(2) }), RosterError::NoChange);
+        assert_eq!(refusal(&promoted, &Change::Promote { id: id(3) }), RosterError::NoSuchMember);
+    }
+
+    #[test]
+    fn a_nonvoting_joiner_has_nothing_to_be_promoted_to() {
+        let joined = after(&voters(1), &add(member(2, Role::Nonvoting), 2));
+        assert_eq!(refusal(&joined, &Change::Promote { id: id(2) }), RosterError::NoChange);
+    }
+
+    #[test]
+    fn an_invitation_is_used_up_by_the_epoch_that_adds() {
+        // I6.
+        let joined = after(&voters(1), &add(member(2, Role::Voter), 7));
+        assert_eq!(joined.uses(InviteId([7; 8])), 1);
+        assert_eq!(refusal(&joined, &add(member(3, Role::Voter), 7)), RosterError::InviteUsed);
+    }
+
+    #[test]
+    fn a_used_invitation_outlives_its_expiry_by_more_than_any_clock_is_wrong() {
+        let joined = after(&voters(1), &add(member(2, Role::Voter), 7));
+        let promote = Change::Promote { id: id(2) };
+        let kept = WallTime(1_000).plus(CONSUMED_KEPT);
+        assert_eq!(joined.next(&promote, kept).expect("possible").uses(InviteId([7; 8])), 1);
+        assert_eq!(joined.next(&promote, WallTime(kept.0 + 1)).expect("possible").uses(InviteId([7; 8])), 0);
+    }
+
+    #[test]
+    fn a_new_enrolment_of_a_name_replaces_the_old_one_and_its_vote() {
+        let roster = after(&voters(3), &add(enrolment(40, 3, 40), 40));
+        assert_eq!(roster.voters(), BTreeSet::from([id(1), id(2)]));
+        assert_eq!(roster.by_name(&name(3)).map(|member| member.id), Some(id(40)));
+        assert_eq!(roster.removed(id(3)).map(|removed| removed.epoch), Some(roster.version.epoch));
+    }
+
+    #[test]
+    fn the_only_voter_is_not_replaced() {
+        let roster = after(&voters(1), &add(member(2, Role::Nonvoting), 2));
+        assert_eq!(refusal(&roster, &add(enrolment(40, 1, 40), 40)), RosterError::ReplacesVoter);
+        assert_eq!(refusal(&roster, &Change::Remove { id: id(1) }), RosterError::LastVoter);
+        let unvote = Change::SetRole { id: id(1), role: Role::Nonvoting };
+        assert_eq!(refusal(&roster, &unvote), RosterError::LastVoter);
+    }
+
+    #[test]
+    fn an_enrolment_never_writes_over_another() {
+        // R2: without this, one change could take the vote of m2 (by id) and of m3 (by name).
+        let clash = Member { id: id(2), fingerprints: vec![key(40)], ..enrolment(40, 3, 40) };
+        assert_eq!(refusal(&voters(3), &add(clash, 40)), RosterError::IsMember(name(2)));
+    }
+
+    #[test]
+    fn a_removed_enrolment_never_comes_back_but_its_machine_may() {
+        // R8.
+        let roster = after(&voters(3), &Change::Remove { id: id(3) });
+        assert_eq!(refusal(&roster, &add(member(3, Role::Voter), 40)), RosterError::WasRemoved(roster.version.epoch));
+        assert!(roster.removed_by_fingerprint(key(3)).is_some());
+        let again = after(&roster, &add(enrolment(40, 3, 3), 40));
+        assert_eq!(again.by_fingerprint(key(3)).map(|member| member.id), Some(id(40)));
+        assert!(again.removed_by_fingerprint(key(3)).is_none(), "a member is not told that it was removed");
+        let thrice = after(&again, &add(enrolment(41, 3, 3), 41));
+        assert_eq!(thrice.by_fingerprint(key(3)).map(|member| member.id), Some(id(41)));
+    }
+
+    #[test]
+    fn a_key_serves_one_name_only() {
+        let roster = after(&voters(3), &Change::Remove { id: id(3) });
+        assert_eq!(refusal(&roster, &add(enrolment(40, 40, 2), 40)), RosterError::KeyInUse(name(2)));
+        assert_eq!(refusal(&roster, &add(enrolment(40, 40, 3), 40)), RosterError::KeyInUse(name(3)));
+        let steal = Change::AddFingerprint { id: id(1), fingerprint: key(2) };
+        assert_eq!(refusal(&roster, &steal), RosterError::KeyInUse(name(2)));
+    }
+
+    #[test]
+    fn a_new_member_has_exactly_one_key() {
+        for fingerprints in [vec![], vec![key(40), key(41)]] {
+            let newcomer = Member { fingerprints, ..member(40, Role::Voter) };
+            assert_eq!(refusal(&voters(1), &add(newcomer, 40)), RosterError::OneKey);
         }
-        Ok(())
+    }
+
+    #[test]
+    fn a_key_is_rotated_in_two_halves() {
+        let second = Change::AddFingerprint { id: id(1), fingerprint: key(50) };
+        let both = after(&voters(1), &second);
+        assert_eq!(both.by_fingerprint(key(1)), both.by_fingerprint(key(50)));
+        assert_eq!(refusal(&both, &second), RosterError::NoChange);
+        // The second key may be in use by now: a third must not push it out.
+        let third = Change::AddFingerprint { id: id(1), fingerprint: key(51) };
+        assert_eq!(refusal(&both, &third), RosterError::Rotating);
+        let stranger = Change::KeepFingerprint { id: id(1), fingerprint: key(51) };
+        assert_eq!(refusal(&both, &stranger), RosterError::NoChange);
+        let rotated = after(&both, &Change::KeepFingerprint { id: id(1), fingerprint: key(50) });
+        assert!(rotated.by_fingerprint(key(1)).is_none());
+        assert_eq!(
+            refusal(&rotated, &Change::KeepFingerprint { id: id(1), fingerprint: key(50) }),
+            RosterError::NoChange
+        );
+    }
+
+    #[test]
+    fn a_role_that_votes_keeps_the_vote_and_one_that_gains_it_learns_first() {
+        let set = |role| Change::SetRole { id: id(3), role };
+        let witness = after(&voters(3), &set(Role::Witness));
+        assert_eq!(witness.voters().len(), 3);
+        let nonvoting = after(&witness, &set(Role::Nonvoting));
+        assert_eq!(nonvoting.voters().len(), 2);
+        let learner = after(&nonvoting, &set(Role::Voter));
+        assert_eq!(learner.voters().len(), 2);
+        assert_eq!(after(&learner, &set(Role::Witness)).voters().len(), 2);
+        assert_eq!(refusal(&learner, &set(Role::Voter)), RosterError::NoChange);
+    }
+
+    #[test]
+    fn a_full_roster_takes_nobody_and_forgets_the_oldest_removal_first() {
+        let mut roster = voters(1);
+        for n in 0..MEMBERS_MAX as u16 - 1 {
+            let mut id = [0; 16];
+            id[..2].copy_from_slice(&n.to_be_bytes());
+            let mut key = [0; 32];
+            key[..2].copy_from_slice(&n.to_be_bytes());
+            let name = MemberName::new(&format!("x{n}")).expect("valid");
+            let fingerprints = vec![Fingerprint(key)];
+            let filler = Member { id: MemberId(id), name, fingerprints, ..member(2, Role::Nonvoting) };
+            roster.members.insert(filler.id, filler);
+        }
+        assert_eq!(refusal(&roster, &add(member(2, Role::Voter), 2)), RosterError::Full);
+        for epoch in 0..REMOVED_MAX as u64 {
+            let mut id = [0xff; 16];
+            id[8..].copy_from_slice(&(u64::MAX - epoch).to_be_bytes());
+            roster.removed.insert(MemberId(id), Removed { name: name(2), epoch, fingerprints: vec![] });
+        }
+        let first = MemberId([0; 16]);
+        let next = after(&roster, &Change::Remove { id: first });
+        assert!(next.removed(first).is_some());
+        assert_eq!(
+            (next.removed.len(), next.removed.values().filter(|gone| gone.epoch == 0).count()),
+            (REMOVED_MAX, 0)
+        );
+    }
+
+    #[test]
+    fn a_successor_must_name_its_predecessor_and_move_one_vote_at_most() {
+        let roster = voters(3);
+        let good = after(&roster, &Change::Remove { id: id(3) });
+        let mut fork = good.clone();
+        fork.previous = RosterHash([1; 32]);
+        assert!(!fork.follows(&roster));
+        let mut leap = good.clone();
+        leap.version = leap.version.next();
+        assert!(!leap.follows(&roster));
+        let mut two = good.clone();
+        two.members.remove(&id(2));
+        assert!(!two.follows(&roster), "R2");
+        let mut foreign = good;
+        foreign.cluster = ClusterId([1; 16]);
+        assert!(!foreign.follows(&roster));
+    }
+
+    #[test]
+    fn an_unsound_roster_is_named_as_such() {
+        let sound = voters(3);
+        let broken = |harm: fn(&mut Roster)| {
+            let mut roster = sound.clone();
+            harm(&mut roster);
+            roster.check().expect_err("unsound").0
+        };
+        assert_eq!(sound.check(), Ok(()));
+        assert_eq!(broken(|roster| roster.timing.margin_permille = 1_000), "a duration makes no sense");
+        assert_eq!(broken(|roster| roster.timing.lease_ms = 0), "a duration makes no sense");
+        assert_eq!(broken(|roster| roster.members.clear()), "there is no voter");
+        let second = |roster: &mut Roster, harm: fn(&mut Member)| harm(roster.members.get_mut(&id(2)).expect("there"));
+        let broken = |harm: fn(&mut Member)| {
+            let mut roster = sound.clone();
+            second(&mut roster, harm);
+            roster.check().expect_err("unsound").0
+        };
+        assert_eq!(broken(|member| member.id = id(7)), "a member is filed under another id");
+        assert_eq!(broken(|member| member.name = name(1)), "two members have one name");
+        assert_eq!(broken(|member| member.fingerprints.clear()), "a member has neither one key nor two");
+        assert_eq!(broken(|member| member.fingerprints = vec![key(1)]), "one key is listed twice");
+        let mut learner = sound.clone();
+        second(&mut learner, |member| (member.role, member.learner) = (Role::Nonvoting, true));
+        assert_eq!(learner.check(), Err(RosterDefect("a learner's role has no vote")));
+    }
+
+    #[test]
+    fn a_roster_reads_back_and_keeps_its_hash() {
+        let roster = after(&voters(3), &Change::Remove { id: id(2) });
+        let bytes = minicbor::to_vec(&roster).expect("encodes");
+        let back: Roster = minicbor::decode(&bytes).expect("decodes");
+        assert_eq!((back.hash(), &back), (roster.hash(), &roster));
+        assert!(back.hash() != voters(3).hash());
+    }
+
+    #[test]
+    fn durations_follow_from_the_lease() {
+        assert_eq!(Timing::LAN.usable(), Duration::from_millis(1_900));
+        assert_eq!(Timing::LAN.quiet(), Duration::from_millis(2_100));
+        assert_eq!(Timing { margin_permille: u16::MAX, ..Timing::LAN }.usable(), Duration::ZERO);
+        for name in ["local", "lan", "wan"] {
+            assert!(Timing::profile(name).is_some_and(Timing::is_sound), "{name}");
+        }
+    }
+
+    fn any_change() -> impl Strategy<Value = Change> {
+        let role = || prop_oneof![Just(Role::Voter), Just(Role::Nonvoting), Just(Role::Witness)];
+        let ids = || (1..8_u8).prop_map(id);
+        let keys = || (1..12_u8).prop_map(key);
+        prop_oneof![
+            (1..12_u8, 1..6_u8, 1..12_u8, role(), any::<bool>(), 1..6_u8).prop_map(
+                |(n, named, with, role, learner, invite)| Change::Add {
+                    member: Member { role, learner, ..enrolment(n, named, with) },
+                    invite: InviteId([invite; 8]),
+                    expires: WallTime(1_000),
+                    uses_max: 3,
+                }
+            ),
+            ids().prop_map(|id| Change::Promote { id }),
+            ids().prop_map(|id| Change::Promote { id }),
+            ids().prop_map(|id| Change::Remove { id }),
+            (ids(), role()).prop_map(|(id, role)| Change::SetRole { id, role }),
+            (ids(), keys()).prop_map(|(id, fingerprint)| Change::AddFingerprint { id, fingerprint }),
+            (ids(), keys()).prop_map(|(id, fingerprint)| Change::KeepFingerprint { id, fingerprint }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn every_change_moves_at_most_one_vote_and_leaves_a_sound_roster(
+            changes in prop::collection::vec(any_change(), 1..60),
+        ) {
+            // R2: a majority of each roster's voters meets every majority of the next one's.
+            let mut roster = voters(2);
+            for change in changes {
+                if let Ok(next) = roster.next(&change, WallTime(0)) {
+                    prop_assert!(next.voters().symmetric_difference(&roster.voters()).count() <= 1, "{change:?}");
+                    prop_assert!(next.follows(&roster));
+                    prop_assert_eq!(next.check(), Ok(()));
+                    prop_assert!(roster.ids().all(|id| next.member(id).is_some() || next.removed(id).is_some()));
+                    prop_assert!(roster.removed_ids().all(|id| next.member(id).is_none()));
+                    roster = next;
+                }
+            }
+        }
     }
 }
