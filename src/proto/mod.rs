@@ -4,6 +4,8 @@
 //! as effects; see [`collective`].
 
 pub mod identity;
+pub mod liveness;
 pub mod name;
 pub mod roster;
+pub mod swim;
 pub mod time;

@@ -117,7 +117,7 @@ impl Timing {
         margin_permille: 50,
         probe_interval_ms: 1_000,
         probe_timeout_ms: 200,
-        suspicion_mult: 3,
+        suspicion_mult: 2,
         gossip_interval_ms: 500,
     };
     /// For sites on one campus; the default.
@@ -126,7 +126,7 @@ impl Timing {
         margin_permille: 50,
         probe_interval_ms: 1_000,
         probe_timeout_ms: 500,
-        suspicion_mult: 4,
+        suspicion_mult: 2,
         gossip_interval_ms: 1_000,
     };
     /// For sites far apart.
@@ -135,7 +135,7 @@ impl Timing {
         margin_permille: 50,
         probe_interval_ms: 5_000,
         probe_timeout_ms: 3_000,
-        suspicion_mult: 6,
+        suspicion_mult: 3,
         gossip_interval_ms: 1_000,
     };
 
