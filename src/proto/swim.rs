@@ -12,13 +12,15 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
 use super::identity::MemberId;
-use super::liveness::{Claim, Liveness, LivenessView};
+use super::liveness::{Belief, Claim, Liveness, LivenessView};
 use super::roster::Timing;
 use super::time::Instant;
 
 mod frame;
 #[cfg(test)]
 mod harness;
+#[cfg(test)]
+mod tests;
 
 pub use frame::{FRAME_BYTES_MAX, SwimFrame};
 
@@ -415,10 +417,16 @@ impl Swim {
         if self.leaving || !self.peers.contains_key(&member) {
             return out;
         }
+        let before = self.view.get(member).map(Belief::claim);
         if leaving {
             self.take_farewell(member, incarnation, now, &mut out);
         } else {
             self.learn(member, incarnation, now, &mut out);
+        }
+        let after = self.view.get(member).map(Belief::claim);
+        if before != after && before.is_some_and(|before| before.state != Liveness::Alive) && !leaving {
+            // Relayed word may be old by now: ask the member itself at once.
+            self.start_probe(member, false, now, &mut out);
         }
         out
     }
@@ -553,13 +561,9 @@ impl Swim {
         }
         let unheard = belief.incarnation == 0 && belief.last_heard.is_none();
         belief.incarnation = incarnation;
-        let was = belief.state;
-        if !unheard || was == Liveness::Alive {
+        // The first word of a member may be an old one, passed on for a while: no proof that it is there.
+        if !unheard || belief.state == Liveness::Alive {
             self.believe(member, Liveness::Alive, Cause::Incarnation(incarnation), now, out);
-        }
-        // The first word of a member may be an old one, passed on, and so may the word that raises it: ask it.
-        if was != Liveness::Alive {
-            self.start_probe(member, false, now, out);
         }
     }
 
@@ -924,6 +928,9 @@ impl Swim {
         let Some(belief) = self.view.get_mut(member) else { return };
         if to != Liveness::Suspect {
             self.suspicions.remove(&member);
+        }
+        if to == Liveness::Left {
+            self.probes.remove(&member);
         }
         if let Some(peer) = self.peers.get_mut(&member)
             && matches!(to, Liveness::Alive | Liveness::Left)
