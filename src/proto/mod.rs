@@ -6,8 +6,10 @@
 pub mod epoch;
 pub mod identity;
 pub mod lease;
+pub mod liveness;
 pub mod name;
 pub mod request;
 pub mod quorum;
 pub mod roster;
+pub mod swim;
 pub mod time;

@@ -119,7 +119,7 @@ impl Timing {
         margin_permille: 50,
         probe_interval_ms: 1_000,
         probe_timeout_ms: 200,
-        suspicion_mult: 3,
+        suspicion_mult: 2,
         gossip_interval_ms: 500,
     };
     /// For sites on one campus; the default.
@@ -128,7 +128,7 @@ impl Timing {
         margin_permille: 50,
         probe_interval_ms: 1_000,
         probe_timeout_ms: 500,
-        suspicion_mult: 4,
+        suspicion_mult: 2,
         gossip_interval_ms: 1_000,
     };
     /// For sites far apart.
@@ -137,7 +137,7 @@ impl Timing {
         margin_permille: 50,
         probe_interval_ms: 5_000,
         probe_timeout_ms: 3_000,
-        suspicion_mult: 6,
+        suspicion_mult: 3,
         gossip_interval_ms: 1_000,
     };
 
