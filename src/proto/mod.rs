@@ -3,6 +3,7 @@
 //! No clock, socket, file, task, random source or hash order is named here. Facts come in as events, decisions go out
 //! as effects; see [`collective`].
 
+pub mod document;
 pub mod identity;
 pub mod name;
 pub mod roster;
