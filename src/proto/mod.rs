@@ -4,6 +4,7 @@
 //! as effects; see [`collective`].
 
 pub mod epoch;
+pub mod document;
 pub mod identity;
 pub mod lease;
 pub mod liveness;
