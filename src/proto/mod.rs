@@ -7,4 +7,5 @@ pub mod document;
 pub mod identity;
 pub mod name;
 pub mod roster;
+pub mod sync;
 pub mod time;
