@@ -13,4 +13,5 @@ pub mod request;
 pub mod quorum;
 pub mod roster;
 pub mod swim;
+pub mod sync;
 pub mod time;

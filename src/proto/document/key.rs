@@ -121,15 +121,20 @@ pub fn actor_prefix(member: MemberId) -> [u8; 8] {
 }
 
 /// The name of one change: the `seq`-th of its actor in its document.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+#[cbor(map)]
 pub struct ChangeId {
     /// The document.
+    #[n(0)]
     pub shard: ShardId,
     /// Its generation.
+    #[n(1)]
     pub generation: Generation,
     /// Who wrote it.
+    #[n(2)]
     pub actor: Actor,
     /// Which of the actor's changes in this document, from 1.
+    #[n(3)]
     pub seq: u64,
 }
 

@@ -1,0 +1,95 @@
+//! Acknowledgements: on which members a change is durable, from what they say and from equal digests.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{SyncError, split_digests};
+use crate::proto::document::{Actor, ChangeId, Documents, Generation, ShardId};
+use crate::proto::identity::MemberId;
+
+/// Rounds for which two databases may differ before they are compared in full.
+const ROUNDS_MAX: u32 = 2;
+
+/// What is known to be durable on other members.
+///
+/// What a member says stays true when its link breaks; forget it only when the member is removed.
+#[derive(Clone, Debug, Default)]
+pub struct Acks(BTreeMap<(ShardId, Generation, Actor), BTreeMap<MemberId, u64>>);
+
+impl Acks {
+    /// Notes what a member said is durable there.
+    pub fn on_durable(&mut self, member: MemberId, entries: &[ChangeId]) {
+        for id in entries {
+            let seq = self.0.entry((id.shard, id.generation, id.actor)).or_default().entry(member).or_default();
+            *seq = id.seq.max(*seq);
+        }
+    }
+
+    /// Notes that a member holds what is durable here of every document with an equal digest.
+    ///
+    /// `root` and `digests` are as the member sent them.
+    ///
+    /// # Errors
+    /// [`SyncError::Digests`] when there are neither none nor all of them.
+    pub fn on_digests(
+        &mut self,
+        member: MemberId,
+        root: [u8; 8],
+        digests: &[u8],
+        documents: &Documents,
+    ) -> Result<(), SyncError> {
+        let theirs = split_digests(digests)?;
+        // Without digests the roots were equal when the question was sent; they may not be any more.
+        let is_same = theirs.is_none() && root == documents.root();
+        for shard in ShardId::all() {
+            let theirs = theirs.and_then(|theirs| theirs.get(usize::from(shard.number())).copied());
+            if is_same || theirs == Some(documents.digest(shard)) {
+                let generation = documents.generation(shard);
+                let held = documents.vector(shard).iter();
+                let held: Vec<_> =
+                    held.map(|(actor, seq)| ChangeId { shard, generation, actor: *actor, seq: *seq }).collect();
+                self.on_durable(member, &held);
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the other members on which a change is durable.
+    pub fn durable_on(&self, id: &ChangeId) -> BTreeSet<MemberId> {
+        let members = self.0.get(&(id.shard, id.generation, id.actor)).into_iter().flatten();
+        members.filter(|(_, seq)| **seq >= id.seq).map(|(member, _)| *member).collect()
+    }
+
+    /// Forgets a member that was removed from the roster.
+    pub fn forget(&mut self, member: MemberId) {
+        self.0.retain(|_, members| {
+            members.remove(&member);
+            !members.is_empty()
+        });
+    }
+}
+
+/// Watches the root digests that members gossip, and tells when a difference does not heal by itself.
+#[derive(Clone, Debug, Default)]
+pub struct Watch(BTreeMap<MemberId, u32>);
+
+impl Watch {
+    /// Notes a member's root digest of this round; returns whether to start a [`super::Resync`] with it.
+    pub fn observe(&mut self, member: MemberId, theirs: [u8; 8], mine: [u8; 8]) -> bool {
+        if theirs == mine {
+            self.0.remove(&member);
+            return false;
+        }
+        let rounds = self.0.entry(member).or_default();
+        *rounds += 1;
+        let is_due = *rounds > ROUNDS_MAX;
+        if is_due {
+            *rounds = 0;
+        }
+        is_due
+    }
+
+    /// Forgets a member whose link broke; the resync of the next link compares everything anyway.
+    pub fn forget(&mut self, member: MemberId) {
+        self.0.remove(&member);
+    }
+}
