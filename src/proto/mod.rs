@@ -6,4 +6,5 @@
 pub mod identity;
 pub mod name;
 pub mod roster;
+pub mod schema;
 pub mod time;
