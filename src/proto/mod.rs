@@ -3,8 +3,10 @@
 //! No clock, socket, file, task, random source or hash order is named here. Facts come in as events, decisions go out
 //! as effects; see [`collective`].
 
+pub mod attributes;
 pub mod identity;
 pub mod name;
+pub mod noderange;
 pub mod roster;
 pub mod schema;
 pub mod time;

@@ -311,9 +311,27 @@ mod tests {
     #[test]
     fn every_definition_is_reachable_unique_and_explained() {
         let families = [
-            "collective", "console", "crypted", "deployment", "discovery", "dns", "enclosure", "groups",
-            "hardwaremanagement", "id", "info", "location", "net", "ntp", "power", "pubkeys", "secret", "snmp", "ssh",
-            "trusted", "type",
+            "collective",
+            "console",
+            "crypted",
+            "deployment",
+            "discovery",
+            "dns",
+            "enclosure",
+            "groups",
+            "hardwaremanagement",
+            "id",
+            "info",
+            "location",
+            "net",
+            "ntp",
+            "power",
+            "pubkeys",
+            "secret",
+            "snmp",
+            "ssh",
+            "trusted",
+            "type",
         ];
         let mut seen = std::collections::BTreeSet::new();
         for found in DEFINITIONS {
