@@ -5,6 +5,7 @@
 
 pub mod epoch;
 pub mod document;
+pub mod attributes;
 pub mod identity;
 pub mod lease;
 pub mod liveness;
@@ -14,4 +15,6 @@ pub mod quorum;
 pub mod roster;
 pub mod swim;
 pub mod sync;
+pub mod noderange;
+pub mod schema;
 pub mod time;
