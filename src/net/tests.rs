@@ -568,6 +568,22 @@ async fn a_member_that_crashed_and_returns_on_another_port_is_linked_again_at_on
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_is_reported_up_only_after_the_one_before_is_reported_down() {
+    let (mut stays, first) = ordered_pair();
+    stays.meet(&[first.as_hidden_peer()]);
+    let (identity, mut runs) = (first.identity.clone(), vec![first]);
+    for _ in 0..20 {
+        let last = runs.last_mut().expect("a run");
+        last.meet(&[stays.as_peer()]);
+        last.link_up(stays.fingerprint()).await;
+        last.cut.store(true, Ordering::SeqCst);
+        runs.push(Site::start_as(identity.clone()));
+    }
+    let mut up = BTreeMap::new();
+    stays.check_order(&mut up);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_closed_port_makes_a_clear_dial_error() {
     let (a, b) = ordered_pair();
     let closed = UdpSocket::bind("127.0.0.1:0").expect("a socket").local_addr().expect("an address");
