@@ -2,13 +2,16 @@
 
 use std::io::{self, IoSliceMut};
 use std::pin::Pin;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{UdpPoller, VarInt};
-use rustls::client::{ResolvesClientCert, Resumption};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::client::{
+    ClientSessionStore, ResolvesClientCert, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue,
+};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio::time::Instant;
 
@@ -199,6 +202,35 @@ impl AsyncUdpSocket for Cable {
 struct Stranger {
     endpoint: quinn::Endpoint,
     config: Arc<rustls::ClientConfig>,
+    tickets: Arc<Tickets>,
+}
+
+/// Keeps what a server gives to resume from.
+#[derive(Debug, Default)]
+struct Tickets(Mutex<Vec<Tls13ClientSessionValue>>);
+
+impl ClientSessionStore for Tickets {
+    fn set_kx_hint(&self, _: ServerName<'static>, _: rustls::NamedGroup) {}
+
+    fn kx_hint(&self, _: &ServerName<'_>) -> Option<rustls::NamedGroup> {
+        None
+    }
+
+    fn set_tls12_session(&self, _: ServerName<'static>, _: Tls12ClientSessionValue) {}
+
+    fn tls12_session(&self, _: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        None
+    }
+
+    fn remove_tls12_session(&self, _: &ServerName<'static>) {}
+
+    fn insert_tls13_ticket(&self, _: ServerName<'static>, ticket: Tls13ClientSessionValue) {
+        self.0.lock().expect("tickets").push(ticket);
+    }
+
+    fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        self.0.lock().expect("tickets").pop()
+    }
 }
 
 #[derive(Debug)]
@@ -209,7 +241,7 @@ impl rustls::client::danger::ServerCertVerifier for BelieveAll {
         &self,
         _: &CertificateDer<'_>,
         _: &[CertificateDer<'_>],
-        _: &rustls::pki_types::ServerName<'_>,
+        _: &ServerName<'_>,
         _: &[u8],
         _: rustls::pki_types::UnixTime,
     ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
@@ -256,10 +288,11 @@ impl Stranger {
             .with_client_cert_resolver(resolver);
         config.alpn_protocols = vec![alpn.to_vec()];
         // It would resume, and send early, if it were let.
-        config.resumption = Resumption::in_memory_sessions(16);
+        let tickets = Arc::new(Tickets::default());
+        config.resumption = Resumption::store(tickets.clone());
         config.enable_early_data = true;
         let endpoint = quinn::Endpoint::client(SocketAddr::from(([127, 0, 0, 1], 0))).expect("an endpoint");
-        Self { endpoint, config: Arc::new(config) }
+        Self { endpoint, config: Arc::new(config), tickets }
     }
 
     fn dial(&self, to: SocketAddr) -> quinn::Connecting {
@@ -456,6 +489,8 @@ async fn neither_resumption_nor_early_data_is_offered() {
     let hello = link::Hello { instance: [0; 16], losses: 0, body: vec![] };
     let connection = client.dial(member.address()).await.expect("a connection");
     timeout(PATIENCE, link::greet(&connection, &hello)).await.expect("in time").expect("a hello");
+    // Tickets would have come before the answer to the hello.
+    assert_eq!(client.tickets.0.lock().expect("tickets").len(), 0);
     connection.close(VarInt::from_u32(0), b"");
     assert!(client.dial(member.address()).into_0rtt().is_err(), "there is a ticket to resume from");
     // Removed, it is judged by its key again.
@@ -530,6 +565,22 @@ async fn a_member_that_crashed_and_returns_on_another_port_is_linked_again_at_on
         assert!(started.elapsed() < Duration::from_secs(3), "took {:?}", started.elapsed());
         assert_eq!(stays.net.links()[0].address, back.address());
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_is_reported_up_only_after_the_one_before_is_reported_down() {
+    let (mut stays, first) = ordered_pair();
+    stays.meet(&[first.as_hidden_peer()]);
+    let (identity, mut runs) = (first.identity.clone(), vec![first]);
+    for _ in 0..20 {
+        let last = runs.last_mut().expect("a run");
+        last.meet(&[stays.as_peer()]);
+        last.link_up(stays.fingerprint()).await;
+        last.cut.store(true, Ordering::SeqCst);
+        runs.push(Site::start_as(identity.clone()));
+    }
+    let mut up = BTreeMap::new();
+    stays.check_order(&mut up);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
