@@ -33,6 +33,8 @@ mod ledger;
 mod voter;
 
 #[cfg(test)]
+mod fixture;
+#[cfg(test)]
 mod trial;
 
 pub use holder::{Claim, ClaimEvent, Grants, Holder};
@@ -317,4 +319,102 @@ fn decode_bounded<'b, C, T: Decode<'b, C>>(d: &mut Decoder<'b>, context: &mut C)
 /// Returns a wait in whole milliseconds, rounded up so that who waits that long does not come too early.
 fn millis(wait: Duration) -> u32 {
     u32::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fixture::{node, session, stamp};
+    use super::*;
+
+    fn request(claims: ClaimSet) -> LeaseRequest {
+        let version = Version { generation: u64::MAX, epoch: u64::MAX };
+        let hash = RosterHash([255; 32]);
+        LeaseRequest {
+            version,
+            hash,
+            session: session(255),
+            stamp: stamp(u64::MAX),
+            seq: u64::MAX,
+            seated: true,
+            claims,
+        }
+    }
+
+    #[test]
+    fn messages_read_back_as_they_were_written() {
+        let ops = vec![ClaimOp::Hold { node: node("n1"), term: 7 }, ClaimOp::Release { node: node("n2") }];
+        let delta = ClaimSet::Delta { full: 1, base: 2, version: 4, complete: true, ops };
+        let full = ClaimSet::Full { version: 4, complete: false, holds: vec![(node("n1"), 7)] };
+        for sent in [request(delta), request(full)] {
+            let bytes = minicbor::to_vec(&sent).expect("encodes");
+            assert_eq!(minicbor::decode::<LeaseRequest>(&bytes).expect("decodes"), sent);
+        }
+        let reasons = [
+            RefusalReason::Held { by: MemberId([1; 16]), for_ms: 9 },
+            RefusalReason::StaleTerm { at_least: 3 },
+            RefusalReason::Settling { for_ms: 5 },
+            RefusalReason::Duplicate,
+        ];
+        let refused = reasons.map(|reason| Refusal { node: node("n1"), reason }).to_vec();
+        let verdicts = [
+            Verdict::Granted { applied: Some(4), refused },
+            Verdict::Granted { applied: None, refused: Vec::new() },
+            Verdict::StaleEpoch,
+            Verdict::NewerEpoch,
+            Verdict::Quiet { for_ms: 12 },
+            Verdict::DuplicateSession,
+            Verdict::NotOnRoster,
+            Verdict::RolledBack,
+            Verdict::Outdated,
+        ];
+        for verdict in verdicts {
+            let (version, hash) = (Version::default(), RosterHash([3; 32]));
+            let (session, voter_session) = (session(1), session(2));
+            let sent = LeaseAck { version, hash, session, seq: 6, voter_session, stamp: stamp(1), verdict };
+            let bytes = minicbor::to_vec(&sent).expect("encodes");
+            assert_eq!(minicbor::decode::<LeaseAck>(&bytes).expect("decodes"), sent);
+        }
+    }
+
+    #[test]
+    fn a_renewal_stays_below_two_hundred_bytes() {
+        let (full, base, version) = (u64::MAX, u64::MAX, u64::MAX);
+        let renewal = request(ClaimSet::Delta { full, base, version, complete: true, ops: Vec::new() });
+        assert!(minicbor::to_vec(&renewal).expect("encodes").len() < 200);
+        assert!(renewal.is_small());
+    }
+
+    #[test]
+    fn a_request_of_more_claims_than_fit_a_datagram_says_so() {
+        let holds = (0..200).map(|i| (node(&format!("n{i}")), 1)).collect();
+        assert!(!request(ClaimSet::Full { version: 200, complete: true, holds }).is_small());
+    }
+
+    #[test]
+    fn a_request_of_too_many_claims_is_not_read() {
+        let holds = |count| (0..count).map(|i| (node(&format!("n{i}")), 1)).collect();
+        for (count, is_read) in [(OPS_MAX, true), (OPS_MAX + 1, false)] {
+            let claims = ClaimSet::Full { version: 1, complete: true, holds: holds(count) };
+            let bytes = minicbor::to_vec(request(claims)).expect("encodes");
+            assert_eq!(minicbor::decode::<LeaseRequest>(&bytes).is_ok(), is_read, "{count}");
+        }
+    }
+
+    #[test]
+    fn counters_that_go_back_are_not_admitted() {
+        // R9: either counter alone tells a rolled-back disk.
+        let member = MemberId([1; 16]);
+        let mut stamps = Stamps::default();
+        stamps.remember(member, Stamp { incarnation: 5, sequence: 7 });
+        for (incarnation, sequence, is_admitted) in [(5, 7, true), (6, 8, true), (4, 8, false), (6, 6, false)] {
+            assert_eq!(stamps.admit(member, Stamp { incarnation, sequence }), is_admitted);
+        }
+    }
+
+    #[test]
+    fn a_wait_is_rounded_up() {
+        assert_eq!(millis(Duration::from_nanos(1)), 1);
+        assert_eq!(millis(Duration::from_millis(3)), 3);
+        assert_eq!(millis(Duration::from_secs(u64::MAX)), u32::MAX);
+    }
 }
