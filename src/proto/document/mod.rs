@@ -282,8 +282,8 @@ impl Documents {
             let shard = put.entity.shard();
             by_shard.entry(shard).or_default().insert((&put.entity, &put.attribute), put.value.as_deref());
         }
-        if let Some(shard) = by_shard.keys().find(|shard| self.is_poisoned(**shard)) {
-            return Err(DocumentError::Poisoned(*shard));
+        for (shard, puts) in &by_shard {
+            self.shards[shard.index()].check_writable(puts.len())?;
         }
         let mut written = Written::default();
         for (id, puts) in by_shard {

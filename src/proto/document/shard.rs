@@ -102,19 +102,27 @@ impl Shard {
         }
     }
 
-    /// Writes puts as one change, unless every one of them puts what is there already.
+    /// Returns whether the document takes so many more puts.
+    ///
+    /// # Errors
+    /// [`DocumentError`] when it does not.
+    pub(super) fn check_writable(&self, puts: usize) -> Result<(), DocumentError> {
+        if self.poisoned {
+            Err(DocumentError::Poisoned(self.id))
+        } else if self.max_op() + puts as u64 > COUNTER_MAX {
+            Err(DocumentError::Full(self.id))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Writes puts as one change, unless every one of them puts what is there already; see [`Self::check_writable`].
     pub(super) fn write(
         &mut self,
         puts: &[(&Entity, &str, Option<&str>)],
         actor: Actor,
         wall: WallTime,
     ) -> Result<Option<NewChange>, DocumentError> {
-        if self.poisoned {
-            return Err(DocumentError::Poisoned(self.id));
-        }
-        if self.max_op() + puts.len() as u64 > COUNTER_MAX {
-            return Err(DocumentError::Full(self.id));
-        }
         self.doc.set_actor(ActorId::from(actor.0));
         let mut transaction = self.doc.transaction();
         for (entity, attribute, value) in puts {
@@ -387,5 +395,35 @@ fn op_id(id: &ObjId) -> Option<OpId> {
     match id {
         ObjId::Root => None,
         ObjId::Id(counter, actor, _) => Some(OpId { counter: u32::try_from(*counter).ok()?, actor: actor_of(actor)? }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shard() -> Shard {
+        Shard::genesis(ShardId::SETTINGS, &genesis_document())
+    }
+
+    #[test]
+    fn a_poisoned_document_neither_takes_nor_gives_anything() {
+        let mut shard = shard();
+        let put = (&Entity::Settings, "custom.x", Some("1"));
+        let change = shard.write(&[put], Actor([1; 16]), WallTime(0)).expect("writable").expect("a change");
+        shard.durable(&change.id, |_, _| {});
+        shard.poisoned = true;
+        assert_eq!(shard.check_writable(1), Err(DocumentError::Poisoned(ShardId::SETTINGS)));
+        assert_eq!(shard.receive(&change.bytes, &|_| true), Err(Rejected::Poisoned));
+        assert!(shard.missing(&Vector::new(), 1 << 20).changes.is_empty());
+    }
+
+    #[test]
+    fn a_document_that_used_half_its_counters_takes_no_more_writes() {
+        let mut shard = shard();
+        let last = |max_op| vec![Applied { hash: ChangeHash([0; 32]), max_op }];
+        shard.applied.insert(Actor([1; 16]), last(COUNTER_MAX - 2));
+        assert_eq!(shard.check_writable(2), Ok(()));
+        assert_eq!(shard.check_writable(3), Err(DocumentError::Full(ShardId::SETTINGS)));
     }
 }

@@ -266,8 +266,8 @@ fn join(changes: &[Vec<u8>]) -> Vec<u8> {
 
 fn deflate(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = DeflateEncoder::new(Vec::new(), Compression::fast());
-    // Writing into a Vec cannot fail; were it to, the empty body would be told by its count of changes.
-    encoder.write_all(bytes).and_then(|()| encoder.finish()).unwrap_or_default()
+    // Writing into a Vec cannot fail; were it to, the bytes come back no shorter and are sent as they are.
+    encoder.write_all(bytes).and_then(|()| encoder.finish()).unwrap_or_else(|_| bytes.to_vec())
 }
 
 fn inflate(bytes: &[u8]) -> Result<Vec<u8>, SyncError> {
