@@ -20,3 +20,4 @@
 //! `proto` imports nothing from above it. docs/architecture.md says who may import whom, and `tests/tidy.rs` checks it.
 
 pub mod proto;
+pub mod store;
