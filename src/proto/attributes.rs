@@ -5,6 +5,7 @@
 
 pub mod lineage;
 pub mod plan;
+mod stored;
 
 use std::fmt;
 

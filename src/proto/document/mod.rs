@@ -417,7 +417,7 @@ impl Documents {
 
     /// Returns the attributes of an entity with their visible values, in order of their names, or none if it is not
     /// present. Includes those that start with `!`.
-    pub fn entity(&self, entity: &Entity) -> Option<impl Iterator<Item = (&str, &str)>> {
+    pub fn entity<'a>(&'a self, entity: &Entity) -> Option<impl Iterator<Item = (&'a str, &'a str)> + use<'a>> {
         self.read.entity(entity)
     }
 

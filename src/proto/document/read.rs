@@ -137,7 +137,7 @@ impl ReadMap {
     }
 
     /// Returns the attributes and visible values of an entity, if it is present.
-    pub(super) fn entity(&self, entity: &Entity) -> Option<impl Iterator<Item = (&str, &str)>> {
+    pub(super) fn entity<'a>(&'a self, entity: &Entity) -> Option<impl Iterator<Item = (&'a str, &'a str)> + use<'a>> {
         self.present(entity).map(Record::iter)
     }
 

@@ -549,6 +549,16 @@ impl Grants<'_> {
         Quorum { granted: self.grants.iter().filter(|(end, _)| *end > now).count(), voters: self.voters }
     }
 
+    /// Returns the voters whose grants have not expired.
+    pub fn granted(&self, now: Instant) -> BTreeSet<MemberId> {
+        self.grants.iter().filter(|(end, _)| *end > now).map(|(_, voter)| *voter).collect()
+    }
+
+    /// Returns until when one voter's grant may be used, which may be over already.
+    pub fn until(&self, voter: MemberId) -> Option<Instant> {
+        self.grants.iter().find(|(_, granting)| *granting == voter).map(|(end, _)| *end)
+    }
+
     /// Returns when the majority runs out: the end of the last grant it cannot do without.
     pub fn quorum_until(&self) -> Option<Instant> {
         self.grants.get(majority(self.voters) - 1).map(|(end, _)| *end)

@@ -121,6 +121,11 @@ impl Voter {
         }
     }
 
+    /// Returns the highest term that this voter remembers of a node; a new claim must exceed it.
+    pub fn highest_term(&self, node: &NodeName) -> u64 {
+        self.slots.get(node).map_or(0, |slot| slot.term)
+    }
+
     /// Ends a session that says it has stopped, so that its claims are free at once.
     pub fn on_release(&mut self, from: MemberId, release: &LeaseRelease, now: Instant) {
         if let Some(session) = self.sessions.get_mut(&from).filter(|session| session.id == release.session) {

@@ -1,0 +1,342 @@
+//! Leases and epochs: grants given and received, and the one road by which the roster changes.
+
+use std::time::Duration;
+
+use super::joining::JoinOutcome;
+use super::{About, AfterSave, Collective, JoinId, RequestId};
+use crate::proto::epoch::{Adoption, EpochMessage, NotYet, ProposeError, ProposerOut, adopts, may_propose};
+use crate::proto::identity::MemberId;
+use crate::proto::lease::{ClaimEvent, LeaseAck, LeaseRequest, Verdict};
+use crate::proto::message::Message;
+use crate::proto::record::Record;
+use crate::proto::request::{Done, ErrorCode, EventKind, Refusal};
+use crate::proto::roster::{Change, Roster, RosterError};
+use crate::proto::time::Instant;
+
+/// How long a change that a person asked for may wait to be decided.
+const DECIDE_WITHIN: Duration = Duration::from_secs(15);
+
+/// A change of the roster that waits to be decided.
+#[derive(Debug)]
+pub(super) struct PendingChange {
+    change: Change,
+    origin: Origin,
+    until: Instant,
+    /// Whether the proposer has it in hand.
+    proposed: bool,
+}
+
+/// Who wants a change.
+#[derive(Debug)]
+pub(super) enum Origin {
+    /// An administrator; answered with this sentence.
+    Request(RequestId, String),
+    /// A stranger that proved its invitation.
+    Join(JoinId),
+    /// The leader's housekeeping.
+    Housekeeping,
+}
+
+impl Collective {
+    pub(super) fn on_lease_request(&mut self, from: MemberId, request: &LeaseRequest) {
+        if !self.voters.contains(&self.me) && from != self.me {
+            // A former voter; the asker learns so from the newer roster.
+            if request.version < self.roster.version {
+                self.send_roster(from);
+            }
+            return;
+        }
+        let documents = &self.documents;
+        let roster = &self.roster;
+        let recorded = |node: &_| super::managers::recorded(documents, roster, node);
+        let ack = self.voter.on_request(roster, self.stamp, from, request, &recorded, self.now.boot);
+        match &ack.verdict {
+            Verdict::Granted { .. } => {
+                let moved = self.seated.insert(from, request.seated) != Some(request.seated);
+                self.remember_stamp(from, request.stamp);
+                if moved {
+                    self.managers.touch_availability();
+                }
+            }
+            Verdict::StaleEpoch => self.send_roster(from),
+            Verdict::NewerEpoch => self.want_roster(from),
+            Verdict::DuplicateSession => self.managers.touch_availability(),
+            _ => {}
+        }
+        self.say(from, Message::LeaseAck(ack));
+    }
+
+    pub(super) fn on_lease_ack(&mut self, from: MemberId, ack: &LeaseAck) {
+        if from != self.me {
+            self.remember_stamp(from, ack.stamp);
+        }
+        if matches!(ack.verdict, Verdict::StaleEpoch) {
+            self.want_roster(from);
+        }
+        let outcomes = self.holder.on_ack(&self.roster, from, ack, self.now.boot);
+        for outcome in outcomes {
+            match outcome {
+                ClaimEvent::Confirmed { node, term } => self.managers.on_confirmed(node, term),
+                ClaimEvent::Refused { node, reason, .. } => self.on_claim_refused(&node, &reason),
+            }
+        }
+        self.extend_jobs();
+    }
+
+    pub(super) fn want_roster(&mut self, from: MemberId) {
+        let version = self.roster.version;
+        self.say(from, Message::Epoch(EpochMessage::Want { version }));
+    }
+
+    pub(super) fn send_roster(&mut self, to: MemberId) {
+        let roster = self.roster.clone();
+        self.say(to, Message::Epoch(EpochMessage::Decided { roster }));
+    }
+
+    pub(super) fn on_epoch_message(&mut self, from: MemberId, message: EpochMessage) {
+        match message {
+            EpochMessage::Decided { roster } => self.offer(roster),
+            EpochMessage::Want { version } => {
+                if version < self.roster.version {
+                    self.send_roster(from);
+                }
+            }
+            EpochMessage::Prepare { .. } | EpochMessage::Accept { .. } => {
+                let answer = self.acceptor.on_message(&self.roster, from, &message);
+                let reply = answer.reply.map(|reply| Message::Epoch(reply));
+                match (answer.save, reply) {
+                    // R1: durable before the reply.
+                    (Some(state), reply) => {
+                        let sequence = self.next_sequence();
+                        let mut after = vec![AfterSave::Sequence(sequence)];
+                        after.extend(reply.map(|reply| AfterSave::Say(from, Box::new(reply))));
+                        self.save(vec![Record::Acceptor(Box::new(state)), Record::Sequence(sequence)], after);
+                    }
+                    (None, Some(reply)) => self.say(from, reply),
+                    (None, None) => {}
+                }
+            }
+            EpochMessage::Promise { .. } | EpochMessage::Accepted { .. } | EpochMessage::Reject { .. } => {
+                let outs = self.proposer.on_message(&self.roster, from, &message, self.now.boot);
+                self.on_proposer(outs);
+            }
+        }
+    }
+
+    pub(super) fn on_proposer(&mut self, outs: Vec<ProposerOut>) {
+        for out in outs {
+            match out {
+                ProposerOut::Send(to, message) => self.say(to, Message::Epoch(message)),
+                ProposerOut::Decided { roster, mine } => {
+                    if let Some(pending) = self.pending_changes.front_mut().filter(|pending| pending.proposed) {
+                        pending.proposed = false;
+                        if mine && let Some(pending) = self.pending_changes.pop_front() {
+                            self.on_change_decided(pending, &roster);
+                        }
+                    }
+                    for member in roster.members() {
+                        if member.id != self.me {
+                            self.say(member.id, Message::Epoch(EpochMessage::Decided { roster: roster.clone() }));
+                        }
+                    }
+                    self.offer(roster);
+                }
+                ProposerOut::Failed(_) => {
+                    // Tried again from `settle` until its time is up.
+                    if let Some(pending) = self.pending_changes.front_mut() {
+                        pending.proposed = false;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Looks at a decided roster that somebody offers, and stores it when it is newer.
+    fn offer(&mut self, roster: Roster) {
+        if adopts(&self.roster, &roster) != Adoption::Newer || self.adopting >= Some(roster.version) {
+            return;
+        }
+        self.adopting = Some(roster.version);
+        let sequence = self.next_sequence();
+        let records = vec![Record::Roster(Box::new(roster.clone())), Record::Sequence(sequence)];
+        self.save(records, vec![AfterSave::Sequence(sequence), AfterSave::Adopt(Box::new(roster))]);
+    }
+
+    /// Puts a stored roster in force.
+    pub(super) fn enforce(&mut self, roster: Roster) {
+        if adopts(&self.roster, &roster) != Adoption::Newer {
+            return;
+        }
+        let voters_changed = !roster.same_voters(&self.roster);
+        let before = std::mem::replace(&mut self.roster, roster);
+        self.voters = self.roster.voters();
+        self.tenure.on_roster(&before, &self.roster);
+        self.acceptor.on_roster(&self.roster);
+        let outs = self.proposer.on_roster(&self.roster);
+        self.on_proposer(outs);
+        self.voter.on_epoch(voters_changed, self.now.boot);
+        // R7: a holder asks again at once when it learns an epoch.
+        self.holder.hurry();
+        let ids: Vec<_> = self.roster.ids().collect();
+        self.swim.set_members(ids.into_iter(), self.now.boot);
+        self.forget_strangers();
+        self.managers.touch_all();
+        self.tell_changes(&before);
+        if self.roster.member(self.me).is_none() {
+            let notice = format!(
+                "this member was taken off the roster in epoch {}; its data stays readable with --stale; to rejoin, run `collective invite {}` on a member and `collective join` here",
+                self.roster.version.epoch,
+                self.name.as_ref().map_or("NAME", |name| name.as_str()),
+            );
+            self.on_expelled(notice);
+        } else {
+            self.tell_peers();
+        }
+    }
+
+    fn forget_strangers(&mut self) {
+        let roster = &self.roster;
+        self.links.retain(|id, link| {
+            roster.member(*id).is_some_and(|member| member.fingerprints.contains(&link.fingerprint))
+        });
+        self.facts.retain(|id, _| roster.member(*id).is_some());
+        self.seated.retain(|id, _| roster.member(*id).is_some());
+        self.resynced.retain(|id| roster.member(*id).is_some());
+        self.suspicions.retain(|id, _| roster.member(*id).is_some());
+        self.trouble.retain(|id, _| roster.member(*id).is_some());
+    }
+
+    fn tell_changes(&mut self, before: &Roster) {
+        let after = self.roster.clone();
+        for member in after.members() {
+            if before.member(member.id).is_none() {
+                let message = format!("{} joined as {}", member.name, member.role);
+                self.happen(EventKind::MemberJoin, About::member(member.name.clone()), message);
+            }
+        }
+        for member in before.members() {
+            if after.member(member.id).is_none() && member.id != self.me {
+                let message = format!("{} was taken off the roster", member.name);
+                self.happen(EventKind::MemberDeleted, About::member(member.name.clone()), message);
+            }
+        }
+        let message =
+            format!("roster {} is in force: {} members, {} voters", after.version, after.len(), after.voters().len());
+        self.happen(EventKind::EpochDecided, About::nothing(), message);
+    }
+
+    /// Queues a change of the roster.
+    pub(super) fn want_change(&mut self, change: Change, origin: Origin) {
+        let until = self.now.boot + DECIDE_WITHIN;
+        self.pending_changes.push_back(PendingChange { change, origin, until, proposed: false });
+    }
+
+    /// Returns whether the leader's housekeeping has a change under way already.
+    pub(super) fn is_changing(&self) -> bool {
+        !self.pending_changes.is_empty()
+    }
+
+    /// Proposes the first change that waits, when the rules let it.
+    pub(super) fn settle_changes(&mut self) {
+        let outs = self.proposer.tick(&self.roster, self.now.boot);
+        self.on_proposer(outs);
+        while let Some(pending) = self.pending_changes.front() {
+            if self.now.boot >= pending.until {
+                if let Some(pending) = self.pending_changes.pop_front() {
+                    self.on_change_late(pending);
+                }
+                continue;
+            }
+            if pending.proposed
+                || self.adopting.is_some_and(|version| version > self.roster.version)
+                || self.must_wait(&pending.change).is_some()
+            {
+                return;
+            }
+            let change = pending.change.clone();
+            match self.proposer.propose(&self.roster, change, self.now.wall, self.now.boot) {
+                Ok(outs) => {
+                    if let Some(pending) = self.pending_changes.front_mut() {
+                        pending.proposed = true;
+                    }
+                    self.on_proposer(outs);
+                    return;
+                }
+                Err(ProposeError::Roster(error)) => {
+                    if let Some(pending) = self.pending_changes.pop_front() {
+                        self.on_change_impossible(pending, error);
+                    }
+                }
+                // Tried again when the proposal under way has ended.
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Returns when the queue wants to be looked at again.
+    pub(super) fn changes_due(&self) -> Option<Instant> {
+        let pending = self.pending_changes.front()?;
+        let next = match self.must_wait(&pending.change) {
+            Some(NotYet::Wait { until }) if !pending.proposed => Some(until),
+            _ => None,
+        };
+        [Some(pending.until), next, self.proposer.next_due()].into_iter().flatten().min()
+    }
+
+    /// R2: says what a change still has to wait for; none when it may be proposed, or never will.
+    fn must_wait(&self, change: &Change) -> Option<NotYet> {
+        let quorate = self.is_quorate(self.now.boot);
+        match may_propose(self.me, &self.roster, change, quorate, self.tenure, self.now.boot) {
+            // What cannot be made at all is refused by the proposal itself.
+            Ok(()) | Err(NotYet::Roster(_)) => None,
+            Err(wait) => Some(wait),
+        }
+    }
+
+    fn on_change_decided(&mut self, pending: PendingChange, roster: &Roster) {
+        match pending.origin {
+            Origin::Request(id, message) => {
+                let left = matches!(&pending.change, Change::Remove { id } if *id == self.me);
+                let notes = if left {
+                    vec!["this member's data stays readable with --stale; nothing is managed from here any more".into()]
+                } else {
+                    Vec::new()
+                };
+                self.reply(id, super::Response::Done(Done { message, notes, ..Done::default() }));
+            }
+            Origin::Join(id) => self.on_join_decided(id, JoinOutcome::Decided(Box::new(roster.clone()))),
+            Origin::Housekeeping => {}
+        }
+    }
+
+    fn on_change_impossible(&mut self, pending: PendingChange, error: RosterError) {
+        match pending.origin {
+            Origin::Request(id, _) => {
+                let refusal = super::requests::refuse_change(&pending.change, &error);
+                self.reply(id, refusal);
+            }
+            Origin::Join(id) => self.on_join_decided(id, JoinOutcome::Impossible(error)),
+            Origin::Housekeeping => {}
+        }
+    }
+
+    fn on_change_late(&mut self, pending: PendingChange) {
+        match pending.origin {
+            Origin::Request(id, _) => {
+                let refusal = Refusal::new(
+                    ErrorCode::TimedOut,
+                    "the change of the roster was not decided in time; it may still be",
+                    "look with `collective status`, then try again",
+                );
+                self.reply(id, refusal);
+            }
+            Origin::Join(id) => self.on_join_decided(id, JoinOutcome::Late),
+            Origin::Housekeeping => {}
+        }
+    }
+
+    fn next_sequence(&mut self) -> u64 {
+        self.sequence += 1;
+        self.sequence
+    }
+}

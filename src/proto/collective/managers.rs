@@ -1,0 +1,474 @@
+//! Which nodes this member acts for: the election names it, the voters confirm it, the record tells it.
+//!
+//! ```text
+//!   desired ─> Waiting ─(holder gone, k x T/8)─> Claiming ─(majority)─> Recording ─(durable)─> Acting
+//!      └──────── no longer desired, refused, no majority within T/2 ────────┴─> released, Waiting or gone
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use rand_core::Rng;
+
+use super::writes::Then;
+use super::{About, Collective, Effect};
+use crate::proto::attributes::{self, Lineage, Source};
+use crate::proto::document::{Documents, Entity, Put};
+use crate::proto::election::{
+    self, By, Contest, Electorate, Expressions, FailBack, Policy, Ranked, Record, Runner, Token, Verdict,
+};
+use crate::proto::identity::MemberId;
+use crate::proto::lease::{Recorded, RefusalReason};
+use crate::proto::liveness::Liveness;
+use crate::proto::name::{MemberName, NodeName};
+use crate::proto::request::{EventKind, ManagerStatus, RuledOut, Standing, Wait};
+use crate::proto::roster::Roster;
+use crate::proto::time::Instant;
+
+/// The prefix of the settings that name draining members.
+pub(super) const DRAIN: &str = "!drain/";
+
+/// Nodes that this member acts for or wants to.
+#[derive(Debug, Default)]
+pub(super) struct Managers {
+    duties: BTreeMap<NodeName, Duty>,
+    dirty: BTreeSet<NodeName>,
+    all_dirty: bool,
+    /// Who could manage when last looked.
+    available: BTreeSet<MemberId>,
+    look_again: bool,
+    /// When somebody's availability may end by itself.
+    available_until: Option<Instant>,
+    confirmed: Vec<(NodeName, u64)>,
+    expressions: Expressions,
+}
+
+/// How far this member has come with one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Duty {
+    /// Desired here; the claim waits for the holder to go and for better-ranked members.
+    Waiting { since: Instant, at: Instant },
+    /// The voters were asked.
+    Claiming { term: u64, since: Instant },
+    /// The voters confirmed; the record is on its way to a majority's disks.
+    Recording { term: u64 },
+    /// This member acts, as long as the lease holds.
+    Acting { token: Token },
+}
+
+impl Managers {
+    pub(super) fn touch(&mut self, node: NodeName) {
+        self.dirty.insert(node);
+    }
+
+    pub(super) fn touch_all(&mut self) {
+        self.all_dirty = true;
+        self.look_again = true;
+    }
+
+    pub(super) fn touch_availability(&mut self) {
+        self.look_again = true;
+    }
+
+    pub(super) fn is_acting(&self, node: &NodeName) -> bool {
+        matches!(self.duties.get(node), Some(Duty::Acting { .. }))
+    }
+
+    pub(super) fn acting(&self) -> impl Iterator<Item = &NodeName> {
+        self.duties.iter().filter(|(_, duty)| matches!(duty, Duty::Acting { .. })).map(|(node, _)| node)
+    }
+
+    pub(super) fn token(&self, node: &NodeName) -> Option<Token> {
+        match self.duties.get(node) {
+            Some(Duty::Acting { token }) => Some(*token),
+            _ => None,
+        }
+    }
+
+    pub(super) fn on_confirmed(&mut self, node: NodeName, term: u64) {
+        if let Some(duty) = self.duties.get_mut(&node)
+            && *duty == (Duty::Claiming { term, since: claimed_at(duty) })
+        {
+            *duty = Duty::Recording { term };
+            self.confirmed.push((node, term));
+        }
+    }
+
+    /// A record did not reach a majority in time: the claim holds, so it is written again.
+    pub(super) fn on_not_recorded(&mut self, nodes: &[(NodeName, u64)]) {
+        for (node, term) in nodes {
+            if self.duties.get(node) == Some(&Duty::Recording { term: *term }) {
+                self.confirmed.push((node.clone(), *term));
+            }
+        }
+    }
+}
+
+fn claimed_at(duty: &Duty) -> Instant {
+    match duty {
+        Duty::Claiming { since, .. } => *since,
+        _ => Instant::ZERO,
+    }
+}
+
+/// Returns what the documents record of a node's managers: the floor under the terms of new claims.
+pub(super) fn recorded(documents: &Documents, roster: &Roster, node: &NodeName) -> Recorded {
+    record_of(documents, node).map_or_else(Recorded::default, |record| Recorded {
+        term: record.token.term,
+        holder: roster.by_name(&record.value).map(|member| member.id),
+    })
+}
+
+/// Returns the manager record of a node; of concurrent ones, that with the highest token.
+pub(super) fn record_of(documents: &Documents, node: &NodeName) -> Option<Record> {
+    let values = documents.all(&Entity::Node(node.clone()), Record::ATTRIBUTE);
+    let records: Vec<Record> = values.iter().filter_map(|text| text.parse().ok()).collect();
+    election::highest(&records).cloned()
+}
+
+impl Collective {
+    /// Brings what this member manages in line with the election.
+    pub(super) fn settle_managers(&mut self) {
+        if self.standing != Standing::Seated || self.stopping.is_some() {
+            return;
+        }
+        self.look_who_is_available();
+        let dirty: Vec<_> = if std::mem::take(&mut self.managers.all_dirty) {
+            self.managers.dirty.clear();
+            // Nodes that are gone may still be held.
+            let held: BTreeSet<_> = self.managers.duties.keys().cloned().collect();
+            self.documents.nodes().cloned().chain(held).collect::<BTreeSet<_>>().into_iter().collect()
+        } else {
+            std::mem::take(&mut self.managers.dirty).into_iter().collect()
+        };
+        if !dirty.is_empty() {
+            let electorate = self.electorate();
+            let mut expressions = std::mem::take(&mut self.managers.expressions);
+            for node in dirty {
+                self.review(&node, &electorate, &mut expressions);
+            }
+            self.managers.expressions = expressions;
+        }
+        self.serve_duties();
+        self.record_confirmed();
+    }
+
+    fn look_who_is_available(&mut self) {
+        let now = self.now.boot;
+        if !self.managers.look_again && self.managers.available_until.is_none_or(|until| until > now) {
+            return;
+        }
+        self.managers.look_again = false;
+        let mut available = BTreeSet::new();
+        let mut until: Option<Instant> = None;
+        for id in self.roster.ids() {
+            if let Some(end) = self.available_until(id) {
+                available.insert(id);
+                until = Some(until.map_or(end, |until| until.min(end)));
+            }
+        }
+        self.managers.available_until = until;
+        if available != self.managers.available {
+            self.managers.available = available;
+            self.managers.all_dirty = true;
+        }
+    }
+
+    /// Returns until when a member may be believed able to manage, unless it is heard again: a hint, since the voters
+    /// decide.
+    fn available_until(&self, id: MemberId) -> Option<Instant> {
+        let now = self.now.boot;
+        let far = now + Duration::from_secs(3_600);
+        if id == self.me {
+            return (self.standing == Standing::Seated).then_some(far);
+        }
+        if matches!(self.state_of(id), Some(Liveness::Left)) {
+            return None;
+        }
+        // A voter that keeps quiet (R6) has an empty lease table.
+        if self.voters.contains(&self.me) && self.voter.quiet_until() <= now {
+            let (_, expiry) = self.voter.session(id, now)?;
+            (self.seated.get(&id) == Some(&true)).then_some(expiry)
+        } else {
+            // Without a vote there is no lease table; what gossip says counts while the member is heard.
+            let (facts, _) = self.facts.get(&id)?;
+            let heard = self.swim.view().get(id)?.last_heard?;
+            let end = heard + self.roster.timing.quiet();
+            (facts.standing == Standing::Seated && !facts.leaving && end > now).then_some(end)
+        }
+    }
+
+    pub(super) fn is_draining(&self, id: MemberId) -> bool {
+        self.documents.get(&Entity::Settings, &format!("{DRAIN}{id}")).is_some()
+    }
+
+    /// Returns the members as the election sees them now.
+    pub(super) fn electorate(&self) -> Electorate {
+        self.roster
+            .members()
+            .into_iter()
+            .map(|member| {
+                let runner = Runner {
+                    id: member.id,
+                    role: member.role,
+                    draining: self.is_draining(member.id),
+                    available: self.managers.available.contains(&member.id),
+                };
+                (member.name.clone(), runner)
+            })
+            .collect()
+    }
+
+    /// Elects the manager of one node.
+    fn verdict(&self, node: &NodeName, electorate: &Electorate, expressions: &mut Expressions) -> Verdict {
+        let lineage = Lineage::new(&self.documents, node);
+        let value = |attribute: &str| lineage.get(attribute).and_then(|found| found.filled());
+        let record = record_of(&self.documents, node);
+        let recorded = || self.roster.by_name(&record.as_ref()?.value).map(|member| member.id);
+        let contest = Contest {
+            cluster: self.roster.cluster,
+            node,
+            pinned: value("collective.manager"),
+            candidates: value("collective.managercandidates"),
+            policy: value("collective.managerpolicy").map(Policy::from_attribute).unwrap_or_default(),
+            fail_back: value("collective.failback").map(FailBack::from_attribute).unwrap_or_default(),
+            holder: self.voter.holder(node, self.now.boot).map(|(id, _, _)| id).or_else(recorded),
+            despite: record.as_ref().and_then(|record| record.despite.as_ref()).map(MemberName::as_str),
+        };
+        election::elect(&contest, electorate, expressions)
+    }
+
+    fn review(&mut self, node: &NodeName, electorate: &Electorate, expressions: &mut Expressions) {
+        let exists = self.documents.node_exists(node);
+        let verdict = exists.then(|| self.verdict(node, electorate, expressions));
+        let desired = verdict.as_ref().and_then(|verdict| verdict.desired.as_ref());
+        let here = desired.filter(|desired| Some(*desired) == self.name.as_ref());
+        match (here, self.managers.duties.get(node)) {
+            (Some(me), None) => {
+                // R10: the k-th ranked waits k x T/8.
+                let position = verdict.as_ref().and_then(|verdict| verdict.position(me)).unwrap_or(0);
+                let wait = self.roster.timing.lease() / 8 * u32::try_from(position).unwrap_or(u32::MAX);
+                let since = self.now.boot;
+                self.managers.duties.insert(node.clone(), Duty::Waiting { since, at: since + wait });
+            }
+            (None, Some(_)) => self.give_up(node),
+            _ => {}
+        }
+    }
+
+    /// Stops acting, then releases: break before make.
+    fn give_up(&mut self, node: &NodeName) {
+        match self.managers.duties.remove(node) {
+            Some(Duty::Acting { token }) => {
+                self.tell_ceased(node, token);
+                self.holder.release(node, self.now.boot);
+            }
+            Some(Duty::Claiming { .. } | Duty::Recording { .. }) => self.holder.release(node, self.now.boot),
+            Some(Duty::Waiting { .. }) | None => {}
+        }
+    }
+
+    fn tell_ceased(&mut self, node: &NodeName, token: Token) {
+        self.effects.push(Effect::Cease { node: node.clone() });
+        let about =
+            About { member: self.name.clone(), node: Some(node.clone()), token: Some(token.to_string()), until: None };
+        self.happen(EventKind::ManagerChanged, about, format!("ceased to manage {node}"));
+    }
+
+    /// Ends every duty at once: quorum is lost or the daemon stops.
+    pub(super) fn cease_all(&mut self) {
+        for (node, duty) in std::mem::take(&mut self.managers.duties) {
+            if let Duty::Acting { token } = duty {
+                self.tell_ceased(&node, token);
+            }
+        }
+        self.managers.confirmed.clear();
+        self.managers.all_dirty = true;
+    }
+
+    /// Moves duties on whose time has come.
+    fn serve_duties(&mut self) {
+        let now = self.now.boot;
+        let timing = self.roster.timing;
+        let due: Vec<_> = self
+            .managers
+            .duties
+            .iter()
+            .filter(|(_, duty)| match duty {
+                Duty::Waiting { at, .. } => *at <= now,
+                Duty::Claiming { since, .. } => *since + timing.lease() / 2 <= now,
+                Duty::Recording { .. } | Duty::Acting { .. } => false,
+            })
+            .map(|(node, duty)| (node.clone(), *duty))
+            .collect();
+        for (node, duty) in due {
+            match duty {
+                Duty::Waiting { since, .. } => self.try_claim(&node, since),
+                // R10: no majority within T/2: release, and try again after a random while.
+                Duty::Claiming { .. } => self.back_off(&node),
+                Duty::Recording { .. } | Duty::Acting { .. } => {}
+            }
+        }
+    }
+
+    fn try_claim(&mut self, node: &NodeName, since: Instant) {
+        let now = self.now.boot;
+        if let Some((holder, _, expiry)) = self.voter.holder(node, now)
+            && holder != self.me
+        {
+            // Looked at again soon, since the holder may release before its lease ends.
+            let at = expiry.min(now + self.roster.timing.lease() / 24);
+            self.managers.duties.insert(node.clone(), Duty::Waiting { since, at });
+            return;
+        }
+        let term = 1 + recorded(&self.documents, &self.roster, node).term.max(self.voter.highest_term(node));
+        self.claim(node, term);
+    }
+
+    fn claim(&mut self, node: &NodeName, term: u64) {
+        self.managers.duties.insert(node.clone(), Duty::Claiming { term, since: self.now.boot });
+        self.holder.claim(node.clone(), term, self.now.boot);
+    }
+
+    fn back_off(&mut self, node: &NodeName) {
+        self.holder.release(node, self.now.boot);
+        // R10: T/20 to T/4.
+        let lease = self.roster.timing.lease();
+        let spread = u64::try_from((lease / 5).as_nanos()).unwrap_or(u64::MAX).max(1);
+        let wait = lease / 20 + Duration::from_nanos(self.rng.next_u64() % spread);
+        let now = self.now.boot;
+        self.managers.duties.insert(node.clone(), Duty::Waiting { since: now, at: now + wait });
+    }
+
+    pub(super) fn on_claim_refused(&mut self, node: &NodeName, reason: &RefusalReason) {
+        let now = self.now.boot;
+        match (self.managers.duties.get(node).copied(), reason) {
+            (Some(Duty::Claiming { term, .. }), RefusalReason::StaleTerm { at_least }) => {
+                self.holder.release(node, now);
+                self.claim(node, term.max(*at_least) + 1);
+            }
+            (Some(Duty::Claiming { .. }), RefusalReason::Held { for_ms, .. } | RefusalReason::Settling { for_ms }) => {
+                self.holder.release(node, now);
+                let wait = Duration::from_millis(u64::from(*for_ms)).min(self.roster.timing.lease());
+                let at = now + wait.max(self.roster.timing.lease() / 20);
+                self.managers.duties.insert(node.clone(), Duty::Waiting { since: now, at });
+            }
+            (Some(Duty::Recording { .. } | Duty::Acting { .. }), _) => {
+                // Somebody else has it: a voter lost its memory, or our lease lapsed unseen.
+                self.give_up(node);
+                self.managers.touch(node.clone());
+            }
+            _ => {}
+        }
+    }
+
+    /// Records what the voters confirmed, many nodes in one write.
+    fn record_confirmed(&mut self) {
+        let confirmed = std::mem::take(&mut self.managers.confirmed);
+        let Some(me) = self.name.clone().filter(|_| !confirmed.is_empty()) else { return };
+        let puts: Vec<_> = confirmed
+            .iter()
+            .map(|(node, term)| {
+                let pinned = attributes::effective(&self.documents, node, "collective.manager");
+                let pinned = pinned.and_then(|found| MemberName::new(found.value).ok());
+                let by = if pinned.as_ref() == Some(&me) { By::Admin } else { By::Auto };
+                let despite = pinned.filter(|pinned| *pinned != me);
+                let record = Record { value: me.clone(), by, token: self.token_of(*term), despite };
+                Put {
+                    entity: Entity::Node(node.clone()),
+                    attribute: Record::ATTRIBUTE.into(),
+                    value: Some(record.to_string()),
+                }
+            })
+            .collect();
+        let within = self.roster.timing.lease();
+        if let Err(failed) = self.write(&puts, Wait::Majority, within, Then::Act(confirmed)) {
+            let (_, then) = *failed;
+            if let Then::Act(nodes) = then {
+                nodes.iter().for_each(|(node, _)| self.back_off(node));
+            }
+        }
+    }
+
+    fn token_of(&self, term: u64) -> Token {
+        Token::new(self.roster.version, term)
+    }
+
+    /// The records are durable on a majority: this member acts from now on.
+    pub(super) fn on_recorded(&mut self, nodes: &[(NodeName, u64)]) {
+        for (node, term) in nodes {
+            if self.managers.duties.get(node) != Some(&Duty::Recording { term: *term }) {
+                continue;
+            }
+            // The token is the one that the record tells.
+            let token = record_of(&self.documents, node).map_or_else(|| self.token_of(*term), |record| record.token);
+            self.managers.duties.insert(node.clone(), Duty::Acting { token });
+            let about = About {
+                member: self.name.clone(),
+                node: Some(node.clone()),
+                token: Some(token.to_string()),
+                until: self.holder.acts_until(&self.roster, node),
+            };
+            let me = self.name_of(self.me);
+            self.happen(EventKind::ManagerChanged, about, format!("{me} manages {node}"));
+        }
+    }
+
+    /// Returns the member that acts for a node, as far as this one knows.
+    pub(super) fn manager_of(&self, node: &NodeName) -> Option<MemberId> {
+        if self.managers.is_acting(node) {
+            return Some(self.me);
+        }
+        if let Some((id, _, _)) = self.voter.holder(node, self.now.boot) {
+            return Some(id).filter(|id| *id != self.me);
+        }
+        let record = record_of(&self.documents, node)?;
+        let id = self.roster.by_name(&record.value)?.id;
+        (id != self.me && !self.voters.contains(&self.me) && self.is_live(id)).then_some(id)
+    }
+
+    /// Says who manages a node, and why.
+    pub(super) fn manager_status(
+        &self,
+        node: &NodeName,
+        why: bool,
+        electorate: &Electorate,
+        expressions: &mut Expressions,
+    ) -> ManagerStatus {
+        let verdict = self.verdict(node, electorate, expressions);
+        let record = record_of(&self.documents, node);
+        let manager = self.manager_of(node).map(|id| self.name_of(id));
+        let ruled_out =
+            |ranked: &Ranked| Some(RuledOut { member: ranked.member.clone(), reason: ranked.ruled_out?.to_string() });
+        ManagerStatus {
+            node: node.clone(),
+            token: record
+                .filter(|record| Some(&record.value) == manager.as_ref())
+                .map(|record| record.token.to_string()),
+            manager,
+            candidates: verdict.ranked.iter().map(|ranked| ranked.member.clone()).collect(),
+            ruled_out: if why { verdict.ranked.iter().filter_map(ruled_out).collect() } else { Vec::new() },
+            desired: verdict.desired,
+            preferred: verdict.preferred,
+            reason: verdict.reason.to_string(),
+            unknown: verdict.unknown,
+        }
+    }
+
+    pub(super) fn managers_due(&self) -> Option<Instant> {
+        if self.standing != Standing::Seated {
+            return None;
+        }
+        let half = self.roster.timing.lease() / 2;
+        self.managers
+            .duties
+            .values()
+            .filter_map(|duty| match duty {
+                Duty::Waiting { at, .. } => Some(*at),
+                Duty::Claiming { since, .. } => Some(*since + half),
+                Duty::Recording { .. } | Duty::Acting { .. } => None,
+            })
+            .chain(self.managers.available_until)
+            .min()
+    }
+}

@@ -1,0 +1,695 @@
+//! One member's whole mind: facts go in as events, decisions come out as effects.
+//!
+//! ```text
+//!   Event ──> handle(event, now) ──> absorb: change state ──> settle: derive what follows ──> Vec<Effect>
+//! ```
+//!
+//! An event never acts by itself: it changes state, and [`Collective::settle`] decides what follows from roster, view,
+//! leases and documents. The shell performs the effects in the order given; what must be durable before it is told is
+//! saved first, and told when the save's completion comes back as an event.
+
+mod answers;
+mod changes;
+mod joining;
+mod links;
+mod managers;
+mod requests;
+mod runs;
+mod settle;
+mod writes;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+
+use rand_chacha::ChaCha8Rng;
+use rand_core::{Rng, SeedableRng};
+
+use super::document::{Actor, ChangeId, Documents, NewChange};
+use super::epoch::{Acceptor, AcceptorState, Proposer, Tenure};
+use super::facts::{Facts, PeerRecord};
+use super::identity::{Fingerprint, InviteId, MemberId, SessionId};
+use super::invite::{Invite, Invites, JoinAnswer, JoinHello, JoinProof, Seed};
+use super::lease::{Holder, Stamp, Voter};
+use super::message::{Delivery, Hello, Message};
+use super::name::{MemberName, NodeName};
+use super::record::Record;
+use super::request::{ActionResult, EventKind, LoggedEvent, Request, Response, Standing};
+use super::roster::Roster;
+use super::swim::Swim;
+use super::sync::Acks;
+use super::time::{Instant, Now, WallTime};
+
+use changes::PendingChange;
+pub use links::Link;
+use managers::Managers;
+use runs::Runs;
+use writes::Writes;
+
+/// Events kept for `collective events`.
+const EVENTS_MAX: usize = 2_000;
+
+/// Names one request of an administrator, chosen by the shell.
+pub type RequestId = u64;
+/// Names one save, chosen by the core.
+pub type Ticket = u64;
+/// Names one stranger's join stream, chosen by the shell.
+pub type JoinId = u64;
+/// Names one run of an action, chosen by the core.
+pub type JobId = u64;
+
+/// What happened.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// The time an earlier [`Effect::WakeAt`] asked for has come. A stale one does no harm.
+    Wake,
+    /// A link to the member with that key is up, and it said hello.
+    LinkUp {
+        /// Its key.
+        peer: Fingerprint,
+        /// Where it is.
+        address: SocketAddr,
+        /// What it said.
+        hello: Hello,
+    },
+    /// That link is gone.
+    LinkDown {
+        /// Its key.
+        peer: Fingerprint,
+        /// Why, in words.
+        reason: String,
+    },
+    /// A member told us that we were taken off the roster (R8).
+    Expelled {
+        /// By whom and when, in words.
+        notice: String,
+    },
+    /// A frame came from the member with that key.
+    Received {
+        /// Its key.
+        peer: Fingerprint,
+        /// The frame.
+        message: Message,
+    },
+    /// Gossip brought a member's facts.
+    Gossip {
+        /// Its key.
+        peer: Fingerprint,
+        /// What it says of itself.
+        facts: Facts,
+    },
+    /// Saves are durable.
+    Saved {
+        /// Which, in the order they were asked for.
+        tickets: Vec<Ticket>,
+    },
+    /// A save was refused, by a full disk for one; nothing of it was stored.
+    NotSaved {
+        /// Which.
+        ticket: Ticket,
+        /// Why, in words.
+        reason: String,
+    },
+    /// An administrator asks.
+    Request {
+        /// To answer by.
+        id: RequestId,
+        /// What.
+        request: Request,
+        /// How long the asker waits, in milliseconds.
+        within_ms: u64,
+        /// Fresh random bytes, for an invitation's secret.
+        entropy: Box<[u8; 40]>,
+    },
+    /// A stranger opened a join stream.
+    JoinHello {
+        /// To answer by.
+        id: JoinId,
+        /// What it said.
+        hello: JoinHello,
+    },
+    /// The stranger proved that it was invited, or tried to.
+    JoinProof {
+        /// To answer by.
+        id: JoinId,
+        /// What it said.
+        proof: JoinProof,
+        /// The key it presented.
+        peer: Fingerprint,
+        /// What binds the proof to this very connection.
+        exporter: [u8; 32],
+        /// Where it is.
+        address: SocketAddr,
+    },
+    /// An action that ran here has ended.
+    JobDone {
+        /// Which.
+        id: JobId,
+        /// What came of it.
+        result: ActionResult,
+    },
+    /// The shell has switched to this key of ours, after [`Effect::SwitchIdentity`] or by itself.
+    IdentityInUse {
+        /// The key.
+        fingerprint: Fingerprint,
+    },
+    /// A new key of ours is stored and shall be accepted beside the old one.
+    Rotate {
+        /// The request to answer by.
+        id: RequestId,
+        /// The key.
+        fingerprint: Fingerprint,
+    },
+    /// The daemon shall end: hand over what this member holds and say farewell.
+    Stop,
+}
+
+/// What the shell must do. Performed in the order given.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Effect {
+    /// Make durable, then report [`Event::Saved`]. Saves complete in the order they were asked for.
+    Save {
+        /// To report by.
+        ticket: Ticket,
+        /// What; stored together or not at all.
+        records: Vec<Record>,
+    },
+    /// Send a frame, if there is a link.
+    Send {
+        /// To whom; any of these keys.
+        to: Fingerprint,
+        /// The frame.
+        message: Message,
+        /// How it travels.
+        delivery: Delivery,
+    },
+    /// Keep links to these members and to nobody else, at once.
+    Peers {
+        /// The other members.
+        peers: Vec<Peer>,
+        /// Keys of members that were removed, with what to tell them.
+        removed: BTreeMap<Fingerprint, String>,
+    },
+    /// Call [`Collective::handle`] with [`Event::Wake`] at that time; replaces an earlier wish.
+    WakeAt(Instant),
+    /// Tell these facts by gossip.
+    Publish(Facts),
+    /// Evidence of life: dial that member now.
+    DialNow(Fingerprint),
+    /// Answer an administrator.
+    Reply {
+        /// Which request.
+        id: RequestId,
+        /// The answer.
+        response: Response,
+    },
+    /// Answer a stranger on its join stream; anything but a challenge ends it.
+    AnswerJoin {
+        /// Which stream.
+        id: JoinId,
+        /// The answer.
+        answer: JoinAnswer,
+    },
+    /// Run an action for a node that this member acts for.
+    Run {
+        /// To report by.
+        id: JobId,
+        /// What.
+        job: Job,
+        /// Kill it before this; moved on by [`Effect::Extend`] while the lease is renewed.
+        until: Instant,
+    },
+    /// A running action may go on until then.
+    Extend {
+        /// Which.
+        id: JobId,
+        /// Until when.
+        until: Instant,
+    },
+    /// This member acts for the node no longer: stop everything that runs for it.
+    Cease {
+        /// The node.
+        node: NodeName,
+    },
+    /// Something happened that people, logs and hooks want to know.
+    Happened {
+        /// What.
+        event: LoggedEvent,
+        /// For `manager-changed` on the member that acts: hooks must end before this.
+        until: Option<Instant>,
+    },
+    /// Present this key of ours from now on; report [`Event::IdentityInUse`].
+    SwitchIdentity {
+        /// The key.
+        fingerprint: Fingerprint,
+    },
+    /// A document broke in memory: end this life and start anew from the store.
+    Rebirth {
+        /// Why, in words.
+        reason: String,
+    },
+    /// Everything is said; end the process once it is sent.
+    Halt,
+}
+
+/// One action to run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Job {
+    /// For which node.
+    pub node: NodeName,
+    /// Which action.
+    pub action: String,
+    /// Its arguments.
+    pub arguments: Vec<String>,
+    /// The fencing token, `generation.epoch.term`.
+    pub token: String,
+    /// The node's attributes in effect.
+    pub attributes: BTreeMap<String, String>,
+}
+
+/// Another member as the network sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// The keys it may present.
+    pub fingerprints: Vec<Fingerprint>,
+    /// Where it was, the best address first.
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// What a member starts with: what its store kept, and fresh randomness.
+#[derive(Debug)]
+pub struct Birth {
+    /// This member's enrolment.
+    pub me: MemberId,
+    /// Drawn for this run.
+    pub session: SessionId,
+    /// This run's stamp; its incarnation is raised and durable already.
+    pub stamp: Stamp,
+    /// The key in use.
+    pub fingerprint: Fingerprint,
+    /// The roster in force.
+    pub roster: Roster,
+    /// What was promised and accepted for the next epoch.
+    pub acceptor: Option<AcceptorState>,
+    /// Invitations made here.
+    pub invites: Vec<Invite>,
+    /// What is remembered of other members.
+    pub peers: BTreeMap<MemberId, PeerRecord>,
+    /// The documents.
+    pub documents: Documents,
+    /// Why this member is no longer on the roster, when it was told so.
+    pub removed: Option<String>,
+    /// Members whose documents broke one of ours in an earlier life of this process; they are not listened to.
+    pub quarantined: BTreeSet<MemberId>,
+    /// Where this member can be reached.
+    pub addresses: Vec<SocketAddr>,
+    /// The software version.
+    pub software: String,
+    /// For shuffles and jitter.
+    pub seed: [u8; 32],
+    /// A secret that is the same at every start, from which answers about unknown invitations are made.
+    pub decoy: Seed,
+    /// For this run's document changes.
+    pub actor: Actor,
+}
+
+/// What follows once a save is durable.
+#[derive(Debug)]
+enum AfterSave {
+    /// The roster is in force.
+    Adopt(Box<Roster>),
+    /// This may be said.
+    Say(MemberId, Box<Message>),
+    /// These changes are visible; a peer sent them.
+    Received(Vec<ChangeId>),
+    /// These changes are visible and may be sent; a request or the core made them.
+    Written(Vec<NewChange>),
+    /// This incarnation may be told.
+    Incarnation(u64),
+    /// This stamp may be told.
+    Sequence(u64),
+    /// The invitation holds.
+    Invited(RequestId, Box<Response>),
+}
+
+/// One member's whole mind. See the module's documentation.
+#[derive(Debug)]
+pub struct Collective {
+    me: MemberId,
+    /// The name this member had when it was last on the roster.
+    name: Option<MemberName>,
+    session: SessionId,
+    stamp: Stamp,
+    /// The sequence of the newest safety-critical save, which may not be durable yet.
+    sequence: u64,
+    fingerprint: Fingerprint,
+    roster: Roster,
+    voters: BTreeSet<MemberId>,
+    removed: Option<String>,
+    addresses: Vec<SocketAddr>,
+    software: String,
+    rng: ChaCha8Rng,
+
+    acceptor: Acceptor,
+    proposer: Proposer,
+    pending_changes: VecDeque<PendingChange>,
+    /// The version of a roster that is being stored.
+    adopting: Option<super::roster::Version>,
+
+    holder: Holder,
+    voter: Voter,
+    standing: Standing,
+    /// For how long quorum has been held under the present voters (R2).
+    tenure: Tenure,
+    /// When quorum was lost; none while it is held.
+    isolated_since: Option<Instant>,
+    /// Voters whose documents were received in full since quorum came back (R12).
+    resynced: BTreeSet<MemberId>,
+    /// What each member's newest lease request said of its standing.
+    seated: BTreeMap<MemberId, bool>,
+    leader: Option<MemberName>,
+
+    swim: Swim,
+    facts: BTreeMap<MemberId, (Facts, Instant)>,
+    suspicions: BTreeMap<MemberId, u64>,
+    peers: BTreeMap<MemberId, PeerRecord>,
+    links: BTreeMap<MemberId, Link>,
+    trouble: BTreeMap<MemberId, String>,
+    published: Option<Facts>,
+
+    documents: Documents,
+    actor: Actor,
+    acks: Acks,
+    writes: Writes,
+    managers: Managers,
+    runs: Runs,
+    invites: Invites,
+    /// The invitations as they were last given to the store.
+    saved_invites: BTreeMap<InviteId, Invite>,
+    joins: BTreeMap<JoinId, joining::Joining>,
+
+    saves: BTreeMap<Ticket, Vec<AfterSave>>,
+    last_ticket: Ticket,
+    happened: VecDeque<LoggedEvent>,
+    happened_seq: u64,
+    stopping: Option<Instant>,
+    halted: bool,
+    wake: Option<Instant>,
+    /// Messages from this member to itself, taken before the next step.
+    to_self: VecDeque<Message>,
+    effects: Vec<Effect>,
+    now: Now,
+}
+
+impl Collective {
+    /// Starts a member's mind from what its store kept.
+    ///
+    /// Returns it with the first effects: links to keep, facts to tell, when to wake.
+    pub fn start(birth: Birth, now: Now) -> (Self, Vec<Effect>) {
+        let Birth { me, session, stamp, fingerprint, roster, acceptor, invites, peers, documents, .. } = birth;
+        let timing = roster.timing;
+        // R6 may be skipped when no other session of this collective can exist: the first epoch has one member only.
+        let alone = roster.version.epoch == 1 && roster.len() == 1;
+        let mut holder = Holder::new(me, session);
+        let mut voter = Voter::new(session, now.boot, timing, alone);
+        for (id, record) in &peers {
+            let stamp = Stamp { incarnation: record.incarnation, sequence: record.sequence };
+            voter.remember(*id, stamp);
+            holder.remember(*id, stamp);
+        }
+        let mut rng = ChaCha8Rng::from_seed(birth.seed);
+        let proposer_seed = rng.next_u64();
+        let mut collective = Self {
+            me,
+            name: roster.member(me).map(|member| member.name.clone()),
+            session,
+            stamp,
+            sequence: stamp.sequence,
+            fingerprint,
+            voters: roster.voters(),
+            removed: birth.removed,
+            addresses: birth.addresses,
+            software: birth.software,
+            acceptor: Acceptor::new(me, acceptor, &roster),
+            proposer: Proposer::new(me, proposer_seed),
+            pending_changes: VecDeque::new(),
+            adopting: None,
+            holder,
+            voter,
+            standing: Standing::Isolated,
+            tenure: Tenure::default(),
+            isolated_since: Some(now.boot),
+            resynced: BTreeSet::new(),
+            seated: BTreeMap::new(),
+            leader: None,
+            swim: Swim::new(me, stamp.incarnation, timing, birth.seed, now.boot),
+            facts: BTreeMap::new(),
+            suspicions: BTreeMap::new(),
+            peers,
+            links: BTreeMap::new(),
+            trouble: BTreeMap::new(),
+            published: None,
+            documents,
+            actor: birth.actor,
+            acks: Acks::default(),
+            writes: Writes::new(birth.quarantined),
+            managers: Managers::default(),
+            runs: Runs::default(),
+            saved_invites: invites.iter().map(|invite| (invite.id, invite.clone())).collect(),
+            invites: Invites::restore(birth.decoy, invites),
+            joins: BTreeMap::new(),
+            saves: BTreeMap::new(),
+            last_ticket: 0,
+            happened: VecDeque::new(),
+            happened_seq: 0,
+            stopping: None,
+            halted: false,
+            wake: None,
+            to_self: VecDeque::new(),
+            effects: Vec::new(),
+            now,
+            rng,
+            roster,
+        };
+        let ids: Vec<_> = collective.roster.ids().collect();
+        collective.swim.set_members(ids.into_iter(), now.boot);
+        collective.tell_peers();
+        collective.managers.touch_all();
+        let effects = collective.finish();
+        (collective, effects)
+    }
+
+    /// Takes one event in and returns what must be done about it, in order.
+    ///
+    /// `now` is read from both clocks just before the call and never goes back on the boot clock.
+    pub fn handle(&mut self, event: Event, now: Now) -> Vec<Effect> {
+        self.now = now;
+        if !self.halted {
+            self.absorb(event);
+        }
+        self.finish()
+    }
+
+    /// Returns whether this member acts for that node at that very moment (R5). Never cached.
+    pub fn acts(&self, node: &NodeName, now: Instant) -> bool {
+        self.removed.is_none()
+            && self.managers.is_acting(node)
+            && self.holder.acts_until(&self.roster, node).is_some_and(|until| until > now)
+    }
+
+    /// Returns whether this member holds quorum at that very moment.
+    pub fn is_quorate(&self, now: Instant) -> bool {
+        self.removed.is_none() && self.holder.quorum(&self.roster, now).is_held()
+    }
+
+    /// Returns how far this session has come.
+    pub fn standing(&self) -> Standing {
+        self.standing
+    }
+
+    /// Returns the roster in force.
+    pub fn roster(&self) -> &Roster {
+        &self.roster
+    }
+
+    /// Returns the documents.
+    pub fn documents(&self) -> &Documents {
+        &self.documents
+    }
+
+    /// Returns the nodes that this member acts for, whether or not the lease still holds.
+    pub fn acting(&self) -> impl Iterator<Item = &NodeName> {
+        self.managers.acting()
+    }
+
+    /// Returns what this member believes of another.
+    pub fn believes(&self, member: MemberId) -> Option<super::liveness::Liveness> {
+        self.swim.view().get(member).map(|belief| belief.state)
+    }
+
+    /// Returns the members whose documents are not listened to.
+    pub fn quarantined(&self) -> &BTreeSet<MemberId> {
+        self.writes.quarantined()
+    }
+
+    /// Returns this member's id.
+    pub fn id(&self) -> MemberId {
+        self.me
+    }
+
+    /// Returns what this member says first on a new link.
+    pub fn hello(&self) -> Hello {
+        Hello {
+            wire_min: super::message::WIRE_MIN,
+            wire_max: super::message::WIRE_MAX,
+            software: self.software.clone(),
+            cluster: self.roster.cluster,
+            session: self.session,
+            version: self.roster.version,
+        }
+    }
+
+    fn absorb(&mut self, event: Event) {
+        match event {
+            Event::Wake => {}
+            Event::LinkUp { peer, address, hello } => self.on_link_up(peer, address, hello),
+            Event::LinkDown { peer, reason } => self.on_link_down(peer, reason),
+            Event::Expelled { notice } => self.on_expelled(notice),
+            Event::Received { peer, message } => {
+                // A frame of a key that is no longer on the roster may still be under way; it counts for nothing.
+                if let Some(from) = self.roster.by_fingerprint(peer).map(|member| member.id) {
+                    self.on_heard(from);
+                    self.on_message(from, message);
+                }
+            }
+            Event::Gossip { peer, facts } => self.on_gossip(peer, facts),
+            Event::Saved { tickets } => tickets.into_iter().for_each(|ticket| self.on_saved(ticket)),
+            Event::NotSaved { ticket, reason } => self.on_not_saved(ticket, &reason),
+            Event::Request { id, request, within_ms, entropy } => self.on_request(id, request, within_ms, &entropy),
+            Event::JoinHello { id, hello } => self.on_join_hello(id, hello),
+            Event::JoinProof { id, proof, peer, exporter, address } => {
+                self.on_join_proof(id, proof, peer, exporter, address);
+            }
+            Event::JobDone { id, result } => self.on_job_done(id, result),
+            Event::IdentityInUse { fingerprint } => self.fingerprint = fingerprint,
+            Event::Rotate { id, fingerprint } => self.on_rotate(id, fingerprint),
+            Event::Stop => self.on_stop(),
+        }
+    }
+
+    /// Settles until nothing is left to say to oneself, and hands the effects over.
+    fn finish(&mut self) -> Vec<Effect> {
+        loop {
+            while let Some(message) = self.to_self.pop_front() {
+                self.on_message(self.me, message);
+            }
+            if self.halted {
+                break;
+            }
+            self.settle();
+            if self.to_self.is_empty() {
+                break;
+            }
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Says something to a member; to oneself too.
+    fn say(&mut self, to: MemberId, message: Message) {
+        let delivery = message.delivery();
+        self.say_by(to, message, delivery);
+    }
+
+    fn say_by(&mut self, to: MemberId, message: Message, delivery: Delivery) {
+        if to == self.me {
+            self.to_self.push_back(message);
+        } else if let Some(fingerprint) = self.link_fingerprint(to) {
+            self.effects.push(Effect::Send { to: fingerprint, message, delivery });
+        }
+    }
+
+    /// Asks for a save; `after` follows once it is durable.
+    fn save(&mut self, records: Vec<Record>, after: Vec<AfterSave>) {
+        self.last_ticket += 1;
+        self.saves.insert(self.last_ticket, after);
+        self.effects.push(Effect::Save { ticket: self.last_ticket, records });
+    }
+
+    fn on_saved(&mut self, ticket: Ticket) {
+        for after in self.saves.remove(&ticket).unwrap_or_default() {
+            match after {
+                AfterSave::Adopt(roster) => self.enforce(*roster),
+                AfterSave::Say(to, message) => self.say(to, *message),
+                AfterSave::Received(ids) => self.on_received_durable(&ids),
+                AfterSave::Written(changes) => self.on_written_durable(&changes),
+                AfterSave::Incarnation(incarnation) => {
+                    self.stamp.incarnation = incarnation;
+                    let outs = self.swim.incarnation_saved(incarnation);
+                    self.on_swim(outs);
+                }
+                AfterSave::Sequence(sequence) => self.stamp.sequence = sequence,
+                AfterSave::Invited(id, response) => self.reply(id, *response),
+            }
+        }
+    }
+
+    fn reply(&mut self, id: RequestId, response: impl Into<Response>) {
+        self.effects.push(Effect::Reply { id, response: response.into() });
+    }
+
+    /// Notes that something happened, for people, logs and hooks.
+    fn happen(&mut self, kind: EventKind, about: About, message: String) {
+        self.happened_seq += 1;
+        let event = LoggedEvent {
+            schema: Default::default(),
+            seq: self.happened_seq,
+            time: answers::time_text(self.now.wall),
+            kind,
+            member: about.member,
+            node: about.node,
+            token: about.token,
+            message,
+        };
+        if self.happened.len() >= EVENTS_MAX {
+            self.happened.pop_front();
+        }
+        self.happened.push_back(event.clone());
+        self.effects.push(Effect::Happened { event, until: about.until });
+    }
+
+    fn name_of(&self, id: MemberId) -> MemberName {
+        self.roster
+            .member(id)
+            .map(|member| member.name.clone())
+            .or_else(|| self.roster.removed(id).map(|removed| removed.name.clone()))
+            .unwrap_or_else(|| self.name.clone().unwrap_or_else(answers::nobody))
+    }
+
+    fn wall(&self) -> WallTime {
+        self.now.wall
+    }
+
+    fn boot(&self) -> Instant {
+        self.now.boot
+    }
+}
+
+/// What an event of the log is about.
+#[derive(Clone, Debug, Default)]
+struct About {
+    member: Option<MemberName>,
+    node: Option<NodeName>,
+    token: Option<String>,
+    until: Option<Instant>,
+}
+
+impl About {
+    fn nothing() -> Self {
+        Self::default()
+    }
+
+    fn member(name: MemberName) -> Self {
+        Self { member: Some(name), ..Self::default() }
+    }
+}

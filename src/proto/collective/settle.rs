@@ -1,0 +1,275 @@
+//! What follows: standing, leader, managers, housekeeping and the next wake-up, derived from state and kept nowhere else.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::changes::Origin;
+use super::{About, Collective, Effect};
+use crate::proto::facts::Facts;
+use crate::proto::identity::MemberId;
+use crate::proto::lease::LeaseRelease;
+use crate::proto::liveness::Liveness;
+use crate::proto::message::{Message, WIRE_MAX, WIRE_MIN};
+use crate::proto::name::MemberName;
+use crate::proto::request::{EventKind, Standing};
+use crate::proto::roster::Change;
+
+/// How long a clean stop may take to hand nodes over.
+const STOP_WITHIN: Duration = Duration::from_millis(400);
+
+impl Collective {
+    /// Derives everything that follows from the state, in one order: a later step may rely on an earlier one.
+    pub(super) fn settle(&mut self) {
+        if self.removed.is_none() {
+            self.settle_swim();
+            self.settle_standing();
+            self.settle_leader();
+            self.settle_changes();
+            self.settle_housekeeping();
+            self.settle_managers();
+            self.settle_leases();
+            self.settle_publish();
+        } else {
+            self.settle_standing();
+        }
+        self.settle_writes();
+        self.settle_runs();
+        self.settle_joins();
+        self.settle_stop();
+        self.settle_wake();
+    }
+
+    fn settle_swim(&mut self) {
+        if self.swim.next_due() <= self.now.boot {
+            let outs = self.swim.tick(self.now.boot);
+            self.on_swim(outs);
+        }
+    }
+
+    /// R12: Isolated, then Rejoining, then Seated.
+    fn settle_standing(&mut self) {
+        let quorate = self.is_quorate(self.now.boot);
+        if quorate {
+            self.tenure.on_quorum(self.now.boot);
+        }
+        let before = self.standing;
+        self.standing = match (quorate, before) {
+            (false, _) => Standing::Isolated,
+            (true, Standing::Isolated) => Standing::Rejoining,
+            (true, standing) => standing,
+        };
+        match (before, self.standing) {
+            (Standing::Isolated, Standing::Rejoining) => self.on_quorum_regained(),
+            (Standing::Rejoining | Standing::Seated, Standing::Isolated) => self.on_quorum_lost(),
+            _ => {}
+        }
+        if self.standing == Standing::Rejoining && self.has_resynced() {
+            self.standing = Standing::Seated;
+            self.managers.touch_all();
+            self.holder.hurry();
+        }
+    }
+
+    /// R12: the documents of a majority of the voters, its own among them, were received since quorum came back.
+    fn has_resynced(&self) -> bool {
+        let mut held: BTreeSet<_> = self.resynced.intersection(&self.voters).copied().collect();
+        if self.voters.contains(&self.me) {
+            held.insert(self.me);
+        }
+        held.len() >= crate::proto::quorum::majority(self.voters.len())
+    }
+
+    fn on_quorum_regained(&mut self) {
+        let quorum = self.holder.quorum(&self.roster, self.now.boot);
+        let after = self.isolated_since.take().map(|since| self.now.boot.since(since)).unwrap_or_default();
+        let message = format!(
+            "quorum is held with {} of {} votes, after {:.1} s without",
+            quorum.granted,
+            quorum.voters,
+            after.as_secs_f64()
+        );
+        self.happen(EventKind::QuorumRegained, About::nothing(), message);
+        self.resynced.clear();
+        let outs = self.swim.reconsider(self.now.boot);
+        self.on_swim(outs);
+        let linked: Vec<_> = self.links.keys().copied().collect();
+        linked.into_iter().for_each(|id| self.begin_resync(id));
+    }
+
+    fn on_quorum_lost(&mut self) {
+        let quorum = self.holder.quorum(&self.roster, self.now.boot);
+        self.isolated_since = Some(self.now.boot);
+        self.resynced.clear();
+        let message = format!(
+            "quorum is lost: {} of {} votes, {} needed; writes and actions are refused",
+            quorum.granted,
+            quorum.voters,
+            quorum.needed()
+        );
+        self.happen(EventKind::QuorumLost, About::nothing(), message);
+        self.cease_all();
+        self.holder.release_all(self.now.boot);
+        self.fail_writes();
+    }
+
+    /// The leader is the lowest-named live voter in a quorate view; nothing depends on it for safety.
+    fn settle_leader(&mut self) {
+        let leader = if self.standing == Standing::Isolated { None } else { self.lowest_live_voter() };
+        if leader != self.leader {
+            if let Some(name) = &leader {
+                self.happen(EventKind::LeaderChanged, About::member(name.clone()), format!("{name} leads"));
+            }
+            self.leader = leader;
+        }
+    }
+
+    fn lowest_live_voter(&self) -> Option<MemberName> {
+        self.roster
+            .members()
+            .into_iter()
+            .find(|member| member.is_voter() && self.is_live(member.id))
+            .map(|member| member.name.clone())
+    }
+
+    /// Returns whether a member is there, as far as this one can tell: its lease here is proof, the prober's word the
+    /// next best thing.
+    pub(super) fn is_live(&self, id: MemberId) -> bool {
+        id == self.me
+            || self.voter.session(id, self.now.boot).is_some()
+            || matches!(self.state_of(id), Some(Liveness::Alive))
+    }
+
+    /// The leader gives learners their vote (R3), and each member finishes its own key rotation.
+    fn settle_housekeeping(&mut self) {
+        if self.standing != Standing::Seated || self.is_changing() || self.stopping.is_some() {
+            return;
+        }
+        if let Some(me) = self.roster.member(self.me)
+            && me.fingerprints.len() > 1
+        {
+            let newest = *me.fingerprints.last().expect("a member has at least one key");
+            if newest == self.fingerprint {
+                let change = Change::KeepFingerprint { id: self.me, fingerprint: newest };
+                self.want_change(change, Origin::Housekeeping);
+            } else {
+                self.effects.push(Effect::SwitchIdentity { fingerprint: newest });
+            }
+            return;
+        }
+        if self.leader != self.name {
+            return;
+        }
+        let learner = self.roster.members().into_iter().find(|member| member.learner).map(|member| member.id);
+        // R3: fully resynced and holding grants, by its own latest word to us.
+        if let Some(id) = learner.filter(|id| self.seated.get(id) == Some(&true)) {
+            self.want_change(Change::Promote { id }, Origin::Housekeeping);
+            self.settle_changes();
+        }
+    }
+
+    fn settle_leases(&mut self) {
+        if self.stopping.is_some() {
+            return;
+        }
+        let seated = self.standing == Standing::Seated;
+        for (to, request) in self.holder.tick(&self.roster, self.stamp, seated, self.now.boot) {
+            self.say(to, Message::LeaseRequest(request));
+        }
+    }
+
+    fn settle_publish(&mut self) {
+        let view = self.swim.view();
+        let facts = Facts {
+            addresses: self.addresses.clone(),
+            software: self.software.clone(),
+            wire: (WIRE_MIN, WIRE_MAX),
+            incarnation: self.stamp.incarnation,
+            session: Some(self.session),
+            leaving: self.stopping.is_some(),
+            root: self.documents.root(),
+            version: self.roster.version,
+            standing: self.standing,
+            manages: u32::try_from(self.managers.acting().count()).unwrap_or(u32::MAX),
+            view: view.hash().to_be_bytes(),
+            sees: self.roster.ids().map(|id| letter(if id == self.me { None } else { self.state_of(id) })).collect(),
+            suspicions: self.suspicions.clone(),
+        };
+        if self.published.as_ref() != Some(&facts) {
+            self.published = Some(facts.clone());
+            self.effects.push(Effect::Publish(facts));
+        }
+    }
+
+    /// A clean stop: others need not wait for the lease to end.
+    pub(super) fn on_stop(&mut self) {
+        if self.stopping.is_some() {
+            return;
+        }
+        self.stopping = Some(self.now.boot + STOP_WITHIN);
+        self.cease_all();
+        self.holder.release_all(self.now.boot);
+        let release = LeaseRelease { session: self.session };
+        for voter in self.voters.clone() {
+            self.say(voter, Message::LeaseRelease(release.clone()));
+        }
+        let outs = self.swim.leave(self.now.boot);
+        self.on_swim(outs);
+    }
+
+    fn settle_stop(&mut self) {
+        if let Some(until) = self.stopping
+            && (self.saves.is_empty() || self.now.boot >= until)
+        {
+            self.halted = true;
+            self.effects.push(Effect::Halt);
+        }
+    }
+
+    fn settle_wake(&mut self) {
+        let alive = self.removed.is_none();
+        let boot = self.now.boot;
+        let wake = [
+            alive.then(|| self.swim.next_due()),
+            alive.then(|| self.holder.next_due(&self.roster)),
+            alive.then(|| self.holder.quorum_until(&self.roster)).flatten().filter(|until| *until > boot),
+            alive.then(|| self.voter.next_expiry(boot)).flatten(),
+            self.changes_due(),
+            self.writes_due(),
+            self.managers_due(),
+            self.runs_due(),
+            self.joins_due(),
+            self.stopping,
+        ]
+        .into_iter()
+        .flatten()
+        .min();
+        // A due time that has passed and was not served now is served a moment later, never in a busy loop.
+        let wake = wake.map(|wake| wake.max(boot + Duration::from_millis(1)));
+        if let Some(wake) = wake
+            && self.wake != Some(wake)
+        {
+            self.wake = Some(wake);
+            self.effects.push(Effect::WakeAt(wake));
+        }
+    }
+}
+
+fn letter(state: Option<Liveness>) -> char {
+    match state {
+        None | Some(Liveness::Alive) => 'A',
+        Some(Liveness::Suspect) => 'S',
+        Some(Liveness::Down) => 'D',
+        Some(Liveness::Left) => 'L',
+    }
+}
+
+/// Reads a letter of [`Facts::sees`] back as a word.
+pub(super) fn state_of_letter(letter: char) -> &'static str {
+    match letter {
+        'A' => "alive",
+        'S' => "suspect",
+        'D' => "down",
+        'L' => "left",
+        _ => "unknown",
+    }
+}
