@@ -19,4 +19,5 @@
 //!
 //! `proto` imports nothing from above it. docs/architecture.md says who may import whom, and `tests/tidy.rs` checks it.
 
+pub mod gossip;
 pub mod proto;
