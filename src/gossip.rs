@@ -110,16 +110,13 @@ impl Gossip {
         // Called under chitchat's lock, so it does no more than ring. Deletions ring nothing: hence the interval too.
         let changed = Arc::new(Notify::new());
         let ring = changed.clone();
-        handle
+        let listener = handle
             .with_chitchat(|chitchat| {
-                chitchat
-                    .subscribe_event("", {
-                        let ring = ring.clone();
-                        move |_| ring.notify_one()
-                    })
-                    .forever()
+                let ring = ring.clone();
+                chitchat.subscribe_event("", move |_| ring.notify_one())
             })
             .await;
+        listener.forever();
 
         let mut seed = me.0;
         for (byte, of_generation) in seed.iter_mut().zip(generation.to_be_bytes()) {
@@ -259,8 +256,8 @@ impl Reader {
             .await;
         self.told.retain(|member, _| admission.member_at(address_of(*member)).is_some());
         for (member, (generation, facts)) in records {
-            let news =
-                member != self.me && self.told.get(&member).is_none_or(|told| *told != (generation, facts.clone()));
+            let told = self.told.get(&member).is_some_and(|(of, told)| *of == generation && *told == facts);
+            let news = member != self.me && !told;
             // A full queue is tried again at the next reading.
             if news && self.heard.try_send(Heard::Facts { fingerprint: member, facts: facts.clone() }).is_ok() {
                 self.told.insert(member, (generation, facts));

@@ -122,7 +122,8 @@ fn suspicion_key(accused: MemberId) -> String {
 
 /// Cuts a text to what a value may hold, at a character's end.
 fn cut(text: &str) -> String {
-    text[..text.floor_char_boundary(VALUE_BYTES_MAX)].to_owned()
+    let fits = |(at, character): &(usize, char)| at + character.len_utf8() <= VALUE_BYTES_MAX;
+    text.char_indices().take_while(fits).map(|(_, character)| character).collect()
 }
 
 fn read_version(text: &str) -> Option<Version> {
