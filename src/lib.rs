@@ -20,5 +20,6 @@
 //! `proto` imports nothing from above it. docs/architecture.md says who may import whom, and `tests/tidy.rs` checks it.
 
 pub mod net;
+pub mod gossip;
 pub mod proto;
 pub mod store;

@@ -104,7 +104,7 @@ pub struct Timing {
     /// How long a direct probe may take, in milliseconds; less than the period.
     #[n(3)]
     pub probe_timeout_ms: u32,
-    /// The SWIM suspicion multiplier.
+    /// The shortest time a suspect has to refute, in protocol periods (see `swim.rs`).
     #[n(4)]
     pub suspicion_mult: u8,
     /// The gossip interval of chitchat, in milliseconds.

@@ -453,3 +453,21 @@ fn a_verdict_says_what_was_tried() {
     let cause = cause.expect("a verdict");
     assert!(cause.starts_with("no answer direct or through mgt1 for "), "{cause}");
 }
+
+#[test]
+fn no_verdict_comes_before_our_own_question_went_unanswered() {
+    let mut swim = prober(4);
+    // Not being well, we wait three periods for an answer; the suspect's time of two is over before that.
+    swim.health = HEALTH_MAX;
+    run_hearing(&mut swim, 0, 3_000, &[1, 2, 3]);
+    swim.probes.clear();
+    swim.health = HEALTH_MAX;
+    for accuser in 1..=3 {
+        swim.on_suspicion(id(accuser), id(4), Some(1), at(3_050));
+    }
+
+    run_hearing(&mut swim, 3_100, 5_900, &[1, 2, 3]);
+    assert_eq!(state(&swim, 4), Liveness::Suspect);
+    run_hearing(&mut swim, 6_000, 6_200, &[1, 2, 3]);
+    assert_eq!(state(&swim, 4), Liveness::Down);
+}
