@@ -17,6 +17,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
+use crate::proto::facts::Facts;
 use crate::proto::identity::{ClusterId, Fingerprint};
 
 mod admission;
@@ -25,7 +26,7 @@ mod transport;
 mod wire;
 
 pub use admission::{Admission, RECORDS_MAX, address_of};
-pub use facts::{ADDRESSES_MAX, Facts, VALUE_BYTES_MAX};
+pub use facts::{ADDRESSES_MAX, VALUE_BYTES_MAX};
 pub use transport::{Outgoing, PeerTransport};
 pub use wire::MESSAGE_BYTES_MAX;
 
@@ -172,7 +173,7 @@ impl Gossip {
     }
 
     /// Stops and waits for it, so that the transport can be opened again.
-    pub async fn shutdown(self) {
+    pub async fn shutdown(&self) {
         self.reader.abort();
         let ended = self.handle.termination_watcher();
         if self.handle.initiate_shutdown().is_ok() && timeout(SHUTDOWN_MAX, ended).await.is_err() {

@@ -1,11 +1,13 @@
 //! Facts: the small public things a member tells about itself, and the keys they travel as.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use data_encoding::HEXLOWER;
 
-use crate::proto::identity::{MemberId, SessionId};
+use crate::proto::facts::Facts;
+use crate::proto::identity::MemberId;
+use crate::proto::request::Standing;
 use crate::proto::roster::{MEMBERS_MAX, Version};
 
 /// Bytes in the longest value. A value near 64 KiB would block all later keys of its member for ever.
@@ -18,35 +20,6 @@ const SUSPICION: &str = "sus.";
 /// Set after all others, so that a record which has it is whole.
 const INCARNATION: &str = "inc";
 
-/// What a member tells everybody about itself.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Facts {
-    /// Where it can be dialled, best first.
-    pub addresses: Vec<SocketAddr>,
-    /// The version of the software.
-    pub software: String,
-    /// The oldest and the newest wire format it speaks.
-    pub wire: (u16, u16),
-    /// Its incarnation, the durable one.
-    pub incarnation: u64,
-    /// Its role, in words.
-    pub role: String,
-    /// Whether it is about to leave.
-    pub leaving: bool,
-    /// A hash over the heads of all its documents.
-    pub heads: [u8; 8],
-    /// The roster it follows.
-    pub epoch: Version,
-    /// Its standing, in words.
-    pub standing: String,
-    /// How many nodes it manages.
-    pub manages: u32,
-    /// Whom it suspects, and at which incarnation.
-    pub suspicions: BTreeMap<MemberId, u64>,
-    /// The run of its daemon.
-    pub session: Option<SessionId>,
-}
-
 impl Facts {
     /// Returns the keys and values to publish, the one that completes the record last.
     pub(super) fn to_keys(&self) -> Vec<(String, String)> {
@@ -55,13 +28,14 @@ impl Facts {
         let addresses: Vec<_> = addresses.iter().map(SocketAddr::to_string).collect();
         let mut keys = vec![
             ("addr", addresses.join(",")),
-            ("epoch", self.epoch.to_string()),
-            ("heads", HEXLOWER.encode(&self.heads)),
+            ("epoch", self.version.to_string()),
             ("manages", self.manages.to_string()),
-            ("role", cut(&self.role)),
+            ("root", HEXLOWER.encode(&self.root)),
+            ("sees", cut(&self.sees)),
             ("software", cut(&self.software)),
-            ("standing", cut(&self.standing)),
+            ("standing", word(self.standing).to_owned()),
             ("state", if self.leaving { "leaving" } else { "running" }.to_owned()),
+            ("view", HEXLOWER.encode(&self.view)),
             ("wire", format!("{}-{}", self.wire.0, self.wire.1)),
         ];
         if let Some(session) = self.session {
@@ -83,13 +57,14 @@ impl Facts {
                 "addr" => {
                     facts.addresses = value.split(',').filter_map(|it| it.parse().ok()).take(ADDRESSES_MAX).collect();
                 }
-                "epoch" => facts.epoch = read_version(value).unwrap_or_default(),
-                "heads" => facts.heads = read_heads(value).unwrap_or_default(),
+                "epoch" => facts.version = read_version(value).unwrap_or_default(),
+                "root" => facts.root = read_hash(value).unwrap_or_default(),
+                "view" => facts.view = read_hash(value).unwrap_or_default(),
+                "sees" => value.clone_into(&mut facts.sees),
                 "manages" => facts.manages = value.parse().unwrap_or_default(),
-                "role" => value.clone_into(&mut facts.role),
                 "session" => facts.session = value.parse().ok(),
                 "software" => value.clone_into(&mut facts.software),
-                "standing" => value.clone_into(&mut facts.standing),
+                "standing" => facts.standing = read_standing(value),
                 "state" => facts.leaving = value == "leaving",
                 "wire" => facts.wire = read_wire(value).unwrap_or_default(),
                 INCARNATION => {
@@ -116,6 +91,23 @@ impl Facts {
     }
 }
 
+const fn word(standing: Standing) -> &'static str {
+    match standing {
+        Standing::Isolated => "isolated",
+        Standing::Rejoining => "rejoining",
+        Standing::Seated => "seated",
+    }
+}
+
+/// Reads a standing; a word of a later version counts as the least of them.
+fn read_standing(text: &str) -> Standing {
+    match text {
+        "seated" => Standing::Seated,
+        "rejoining" => Standing::Rejoining,
+        _ => Standing::Isolated,
+    }
+}
+
 fn suspicion_key(accused: MemberId) -> String {
     format!("{SUSPICION}{accused}")
 }
@@ -131,7 +123,7 @@ fn read_version(text: &str) -> Option<Version> {
     Some(Version { generation: generation.parse().ok()?, epoch: epoch.parse().ok()? })
 }
 
-fn read_heads(text: &str) -> Option<[u8; 8]> {
+fn read_hash(text: &str) -> Option<[u8; 8]> {
     HEXLOWER.decode(text.as_bytes()).ok()?.try_into().ok()
 }
 
@@ -142,7 +134,10 @@ fn read_wire(text: &str) -> Option<(u16, u16)> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::proto::identity::SessionId;
 
     fn sample() -> Facts {
         Facts {
@@ -150,11 +145,12 @@ mod tests {
             software: "0.1.0".to_owned(),
             wire: (1, 3),
             incarnation: 17,
-            role: "voter".to_owned(),
             leaving: true,
-            heads: [1, 2, 3, 4, 5, 6, 7, 255],
-            epoch: Version { generation: 1, epoch: 9 },
-            standing: "seated".to_owned(),
+            root: [1, 2, 3, 4, 5, 6, 7, 255],
+            view: [9; 8],
+            sees: "AASD".to_owned(),
+            version: Version { generation: 1, epoch: 9 },
+            standing: Standing::Seated,
             manages: 1_200,
             suspicions: BTreeMap::from([(MemberId([3; 16]), 4), (MemberId([9; 16]), 0)]),
             session: Some(SessionId([8; 16])),
@@ -197,13 +193,13 @@ mod tests {
     #[test]
     fn a_value_never_exceeds_its_limit() {
         let long = "\u{1F980}".repeat(300);
-        let mut facts = Facts { software: long.clone(), role: long.clone(), standing: long, ..sample() };
+        let mut facts = Facts { software: long.clone(), sees: long, ..sample() };
         facts.addresses = vec!["[2001:db8:1111:2222:3333:4444:5555:6666%4294967295]:65535".parse().expect("one"); 50];
         for (key, value) in facts.to_keys() {
             assert!(value.len() <= VALUE_BYTES_MAX, "{key} has {}", value.len());
         }
         let huge = [(INCARNATION.to_owned(), "1".to_owned()), ("role".to_owned(), "x".repeat(VALUE_BYTES_MAX + 1))];
-        assert_eq!(read(&huge).expect("whole").role, "");
+        assert_eq!(read(&huge).expect("whole").software, "");
     }
 
     #[test]

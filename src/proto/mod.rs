@@ -3,18 +3,27 @@
 //! No clock, socket, file, task, random source or hash order is named here. Facts come in as events, decisions go out
 //! as effects; see [`collective`].
 
-pub mod epoch;
-pub mod document;
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
 pub mod attributes;
+pub mod collective;
+pub mod document;
+pub mod election;
+pub mod epoch;
+pub mod facts;
 pub mod identity;
+pub mod inventory;
+pub mod invite;
 pub mod lease;
 pub mod liveness;
+pub mod message;
 pub mod name;
-pub mod request;
+pub mod noderange;
 pub mod quorum;
+pub mod record;
+pub mod request;
 pub mod roster;
+pub mod schema;
 pub mod swim;
 pub mod sync;
-pub mod noderange;
-pub mod schema;
 pub mod time;
