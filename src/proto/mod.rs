@@ -4,6 +4,7 @@
 //! as effects; see [`collective`].
 
 pub mod attributes;
+pub mod election;
 pub mod identity;
 pub mod name;
 pub mod noderange;
