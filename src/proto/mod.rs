@@ -6,6 +6,7 @@
 pub mod attributes;
 pub mod election;
 pub mod identity;
+pub mod inventory;
 pub mod name;
 pub mod noderange;
 pub mod roster;
