@@ -198,7 +198,7 @@ mod tests {
         for (key, value) in facts.to_keys() {
             assert!(value.len() <= VALUE_BYTES_MAX, "{key} has {}", value.len());
         }
-        let huge = [(INCARNATION.to_owned(), "1".to_owned()), ("role".to_owned(), "x".repeat(VALUE_BYTES_MAX + 1))];
+        let huge = [(INCARNATION.to_owned(), "1".to_owned()), ("software".to_owned(), "x".repeat(VALUE_BYTES_MAX + 1))];
         assert_eq!(read(&huge).expect("whole").software, "");
     }
 

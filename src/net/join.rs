@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::dial::{call_address, resolve};
 use super::endpoint::{Inner, canonical};
-use super::limits::{JOIN_DECISION_TIMEOUT, JOIN_FRAME_BYTES_MAX, JOIN_TIMEOUT};
+use super::limits::{JOIN_ANSWER_BYTES_MAX, JOIN_DECISION_TIMEOUT, JOIN_FRAME_BYTES_MAX, JOIN_TIMEOUT};
 use super::link::{Ending, FrameError, read_frame, write_frame};
 use super::tls::{ALPN_JOIN, Identity};
 use super::{CloseCode, NetEvent};
@@ -44,7 +44,7 @@ pub enum JoinError {
     /// The other side ended its half of the stream; there is no further frame.
     #[error("the other side has nothing more to say")]
     Finished,
-    /// A frame, sent or received, is longer than 4 KiB.
+    /// A frame, sent or received, is longer than a join allows.
     #[error("a frame of {0} bytes is longer than a join allows")]
     TooLong(usize),
     /// No frame came in time.
@@ -57,11 +57,13 @@ struct Line {
     connection: Connection,
     send: SendStream,
     recv: RecvStream,
+    /// Bytes in the longest frame of this side, and of the other.
+    bytes_max: (usize, usize),
 }
 
 impl Line {
     async fn send(&mut self, frame: &[u8]) -> Result<(), JoinError> {
-        if frame.len() > JOIN_FRAME_BYTES_MAX {
+        if frame.len() > self.bytes_max.0 {
             return Err(JoinError::TooLong(frame.len()));
         }
         let result = write_frame(&mut self.send, Bytes::copy_from_slice(frame)).await;
@@ -69,7 +71,7 @@ impl Line {
     }
 
     async fn recv(&mut self) -> Result<Vec<u8>, JoinError> {
-        match read_frame(&mut self.recv, JOIN_FRAME_BYTES_MAX).await {
+        match read_frame(&mut self.recv, self.bytes_max.1).await {
             Ok(Some(frame)) => Ok(frame),
             Ok(None) => Err(JoinError::Finished),
             Err(FrameError::TooLong(bytes)) => {
@@ -139,7 +141,7 @@ impl JoinStream {
         self.line.recv().await
     }
 
-    /// Sends a frame of at most [`JOIN_FRAME_BYTES_MAX`] bytes.
+    /// Sends a frame of at most [`JOIN_ANSWER_BYTES_MAX`] bytes.
     ///
     /// # Errors
     /// [`JoinError`] when it cannot be sent.
@@ -178,7 +180,7 @@ pub(crate) async fn serve(inner: &Arc<Inner>, connection: Connection, peer: Fing
     // The first stream is the only one: the transport allows a stranger no other.
     let Ok((send, recv)) = connection.accept_bi().await else { return };
     let address = canonical(connection.remote_address());
-    let line = Line { connection, send, recv };
+    let line = Line { connection, send, recv, bytes_max: (JOIN_ANSWER_BYTES_MAX, JOIN_FRAME_BYTES_MAX) };
     inner.report(NetEvent::Join(JoinStream { peer, address, exporter, line, deadline })).await;
 }
 
@@ -268,5 +270,5 @@ async fn open(connection: Connection, server: Fingerprint) -> Result<JoinClient,
     let exporter = exporter(&connection)
         .ok_or_else(|| JoinError::Closed { reason: "the session has no exporter".into(), code: None })?;
     let (send, recv) = connection.open_bi().await.map_err(|error| closed(&error))?;
-    Ok(JoinClient { server, exporter, line: Line { connection, send, recv } })
+    Ok(JoinClient { server, exporter, line: Line { connection, send, recv, bytes_max: (JOIN_FRAME_BYTES_MAX, JOIN_ANSWER_BYTES_MAX) } })
 }

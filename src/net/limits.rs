@@ -50,6 +50,8 @@ pub const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
 pub const JOIN_DECISION_TIMEOUT: Duration = Duration::from_secs(15);
 /// Bytes in the largest frame of a join.
 pub const JOIN_FRAME_BYTES_MAX: usize = 4 << 10;
+/// Bytes in the longest frame of an inviting member: it may hold the whole roster.
+pub const JOIN_ANSWER_BYTES_MAX: usize = 1 << 20;
 
 /// Handshakes of unknown addresses under way at once.
 pub(crate) const STRANGER_HANDSHAKES_MAX: usize = 8;

@@ -535,14 +535,6 @@ fn owned(frame: Vec<u8>, permit: Option<OwnedSemaphorePermit>) -> Bytes {
 }
 
 impl Channel {
-    /// Every channel, in the order of their tags.
-    pub const ALL: [Self; 6] = [Self::Gossip, Self::Swim, Self::Lease, Self::Epoch, Self::Sync, Self::Request];
-
-    /// Returns the channel of a tag byte, or nothing when the tag is unknown.
-    pub fn from_tag(tag: u8) -> Option<Self> {
-        Self::ALL.get(usize::from(tag)).copied()
-    }
-
     /// Returns how many bytes a stream frame may have.
     pub fn frame_bytes_max(self) -> usize {
         if self == Self::Sync { SYNC_FRAME_BYTES_MAX } else { FRAME_BYTES_MAX }

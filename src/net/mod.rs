@@ -42,35 +42,9 @@ use tokio::time::timeout;
 
 use crate::proto::identity::Fingerprint;
 pub use endpoint::EndpointSeeds;
+pub use crate::proto::message::{Channel, Delivery};
 pub use join::{JoinClient, JoinError, JoinStream};
 pub use tls::{Identity, IdentityError, fingerprint_of};
-
-/// What a frame belongs to; the byte in front of every datagram and stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum Channel {
-    /// Who is there, as chitchat spreads it.
-    Gossip = 0,
-    /// Probes.
-    Swim = 1,
-    /// Sessions, grants and claims.
-    Lease = 2,
-    /// Deciding the next roster.
-    Epoch = 3,
-    /// Documents.
-    Sync = 4,
-    /// What one member asks of another for a user.
-    Request = 5,
-}
-
-/// How a frame travels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Delivery {
-    /// May be lost or overtaken. One that is too large for a packet goes on a stream of its own.
-    Datagram,
-    /// Arrives after all earlier ones of the same channel and peer, or the link goes down.
-    Stream,
-}
 
 /// Why a connection was closed; the number travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

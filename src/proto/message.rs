@@ -38,6 +38,16 @@ pub enum Channel {
     Request = 5,
 }
 
+impl Channel {
+    /// Every channel, in the order of their tags.
+    pub const ALL: [Self; 6] = [Self::Gossip, Self::Swim, Self::Lease, Self::Epoch, Self::Sync, Self::Request];
+
+    /// Returns the channel of a tag byte, or nothing when the tag is unknown.
+    pub fn from_tag(tag: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(tag)).copied()
+    }
+}
+
 /// How a frame travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {

@@ -470,8 +470,8 @@ impl Collective {
 
     fn plan_import(&self, format: ImportFormat, document: &str) -> Result<Plan, Refusal> {
         let read = match format {
-            ImportFormat::Ansible => inventory::ansible(document),
-            ImportFormat::Csv => inventory::csv(document),
+            ImportFormat::Ansible => inventory::parse_ansible(document),
+            ImportFormat::Csv => inventory::parse_csv(document),
         };
         let plan = read.map_err(|error| {
             Refusal::new(ErrorCode::BadData, error.to_string(), "correct the inventory; nothing was changed")
