@@ -68,9 +68,9 @@ pub enum InventoryProblem {
     /// Groups contain one another.
     #[error("the group contains itself, by way of {0}")]
     Cycle(String),
-    /// There are too many nodes.
-    #[error("more than {NODES_MAX} nodes")]
-    TooMany,
+    /// There is too much of something: of what, and how much there may be.
+    #[error("more than {1} {0}")]
+    TooMany(&'static str, usize),
 }
 
 impl InventoryError {
@@ -158,7 +158,7 @@ impl Plan {
         let node = NodeName::new(name).map_err(|error| InventoryError::at(place, error))?;
         self.nodes.entry(node.clone()).or_default();
         if self.nodes.len() > NODES_MAX {
-            return Err(InventoryError::at(place, InventoryProblem::TooMany));
+            return Err(InventoryError::at(place, InventoryProblem::TooMany("nodes", NODES_MAX)));
         }
         Ok(node)
     }

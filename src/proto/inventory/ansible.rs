@@ -16,6 +16,9 @@ const ALL: &str = "all";
 const UNGROUPED: &str = "ungrouped";
 const META: &str = "_meta";
 
+/// Memberships of nodes and groups in groups, in the largest inventory.
+const MEMBERSHIPS_MAX: usize = 2_000_000;
+
 /// One group as it is written.
 #[derive(Default)]
 struct Group<'a> {
@@ -57,7 +60,7 @@ pub fn parse_ansible(text: &str) -> Result<Plan, InventoryError> {
             set_all(&mut plan, &Entity::Group(entity), vars, &member(&path, "vars"))?;
         }
     }
-    join_groups(&mut plan, &groups, &depths);
+    join_groups(&mut plan, &groups, &depths)?;
     read_host_variables(&mut plan, document)?;
     Ok(plan)
 }
@@ -112,35 +115,44 @@ fn depths<'a>(groups: &BTreeMap<&'a str, Group<'a>>) -> Result<BTreeMap<&'a str,
             }
         }
     }
-    match containers.keys().find(|name| contains_itself(name, groups)) {
-        Some(name) => {
-            let through =
-                groups.get(name).and_then(|group| group.children.iter().find(|child| containers.contains_key(*child)));
-            let through = through.map_or_else(String::new, ToString::to_string);
-            Err(InventoryError::at(member(&member("$", name), "children"), InventoryProblem::Cycle(through)))
+    match cycle(groups, &containers) {
+        Some((name, through)) => {
+            let problem = InventoryProblem::Cycle(through.to_owned());
+            Err(InventoryError::at(member(&member("$", name), "children"), problem))
         }
         None => Ok(depths),
     }
 }
 
-/// Walks down from a group, each group once.
-fn contains_itself(name: &str, groups: &BTreeMap<&str, Group<'_>>) -> bool {
-    let children = |name: &str| groups.get(name).into_iter().flat_map(|group| group.children.iter().copied());
-    let mut seen = BTreeSet::new();
-    let mut rest: Vec<&str> = children(name).collect();
-    while let Some(next) = rest.pop() {
-        if next == name {
-            return true;
-        }
-        if seen.insert(next) {
-            rest.extend(children(next));
-        }
+/// Returns a group that contains itself, and by which child, from the groups that are no way down from a top one.
+fn cycle<'a>(groups: &BTreeMap<&'a str, Group<'a>>, left: &BTreeMap<&'a str, usize>) -> Option<(&'a str, &'a str)> {
+    let mut container: BTreeMap<&str, &str> = BTreeMap::new();
+    for name in left.keys() {
+        container.extend(groups.get(name).into_iter().flat_map(|group| &group.children).map(|child| (*child, *name)));
     }
-    false
+    // Each of them is in one of them, so that many steps up must end on a cycle.
+    let mut name = *left.keys().next()?;
+    for _ in left {
+        name = container.get(name)?;
+    }
+    Some((container.get(name)?, name))
 }
 
 /// Puts every node into its groups and into those that contain them.
-fn join_groups(plan: &mut Plan, groups: &BTreeMap<&str, Group<'_>>, depths: &BTreeMap<&str, usize>) {
+///
+/// # Errors
+/// [`InventoryProblem::TooMany`] when nesting multiplies a short inventory into more than [`MEMBERSHIPS_MAX`].
+fn join_groups(
+    plan: &mut Plan,
+    groups: &BTreeMap<&str, Group<'_>>,
+    depths: &BTreeMap<&str, usize>,
+) -> Result<(), InventoryError> {
+    let mut memberships = 0;
+    let mut spend = |count: usize| {
+        memberships += count;
+        let too_many = InventoryProblem::TooMany("memberships of groups", MEMBERSHIPS_MAX);
+        if memberships > MEMBERSHIPS_MAX { Err(InventoryError::at("$", too_many)) } else { Ok(()) }
+    };
     let mut above: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     let mut by_depth: Vec<(&str, usize)> = depths.iter().map(|(name, depth)| (*name, *depth)).collect();
     by_depth.sort_unstable_by_key(|(_, depth)| *depth);
@@ -148,14 +160,17 @@ fn join_groups(plan: &mut Plan, groups: &BTreeMap<&str, Group<'_>>, depths: &BTr
         let mut own = above.get(name).cloned().unwrap_or_default();
         own.insert(name);
         for child in groups.get(name).into_iter().flat_map(|group| &group.children) {
+            spend(own.len())?;
             above.entry(child).or_default().extend(own.iter().copied());
         }
         above.insert(name, own);
     }
     let mut joined: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for (name, group) in groups {
+        let above = above.get(name).into_iter().flatten();
         for (host, _) in &group.hosts {
-            joined.entry(host).or_default().extend(above.get(name).into_iter().flatten());
+            spend(above.clone().count())?;
+            joined.entry(host).or_default().extend(above.clone());
         }
     }
     for (host, names) in joined {
@@ -166,6 +181,7 @@ fn join_groups(plan: &mut Plan, groups: &BTreeMap<&str, Group<'_>>, depths: &BTr
             *list = names.into_iter().filter_map(|name| GroupName::new(name).ok()).collect();
         }
     }
+    Ok(())
 }
 
 fn read_host_variables(plan: &mut Plan, document: &Map<String, Value>) -> Result<(), InventoryError> {
@@ -314,7 +330,7 @@ mod tests {
             ),
             (
                 r#"{"a": {"children": ["b"]}, "b": {"children": ["a"]}}"#,
-                "$.a.children: the group contains itself, by way of b",
+                "$.b.children: the group contains itself, by way of a",
             ),
             (r#"{"a": {"children": ["a"]}}"#, "$.a.children: the group contains itself, by way of a"),
         ] {
@@ -325,5 +341,13 @@ mod tests {
             refusal(r#"{"web": {"hosts": ["a b"]}}"#).starts_with("$.web.hosts[0]: \"a b\" is not a valid node name")
         );
         assert!(refusal(r#"{"a b": {}}"#).starts_with("$[\"a b\"]: \"a b\" is not a valid group name"));
+    }
+
+    #[test]
+    fn a_short_inventory_cannot_ask_for_much() {
+        let list = |prefix: &str| (0..3_000).map(|n| format!("\"{prefix}{n}\"")).collect::<Vec<_>>().join(",");
+        let tops: String = (0..3_000).map(|n| format!("\"a{n}\": {{\"children\": [\"hub\"]}},")).collect();
+        let text = format!("{{{tops} \"hub\": {{\"children\": [{}]}}}}", list("b"));
+        assert_eq!(refusal(&text), "$: more than 2000000 memberships of groups");
     }
 }
