@@ -30,6 +30,7 @@ use super::roster::Version;
 
 mod holder;
 mod ledger;
+mod peer;
 mod voter;
 
 #[cfg(test)]

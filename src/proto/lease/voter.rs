@@ -355,7 +355,6 @@ impl Voter {
             for node in std::mem::take(&mut session.claims) {
                 free(&mut self.slots, member, session.id, &node);
             }
-            session.full = None;
         }
     }
 
