@@ -5,6 +5,7 @@
 
 pub mod epoch;
 pub mod identity;
+pub mod invite;
 pub mod name;
 pub mod roster;
 pub mod time;
