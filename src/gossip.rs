@@ -79,6 +79,12 @@ pub struct Gossip {
     reader: JoinHandle<()>,
 }
 
+impl std::fmt::Debug for Gossip {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gossip").finish_non_exhaustive()
+    }
+}
+
 impl Gossip {
     /// Starts gossiping. Facts of others arrive on `heard`; when that is full they wait for the next interval.
     ///

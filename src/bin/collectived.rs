@@ -1,3 +1,55 @@
-//! The daemon of one member.
+//! The daemon of one member: parse, log, run.
 
-fn main() {}
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::Parser;
+use collective::config::DaemonArgs;
+use collective::daemon::{self, Options};
+use tracing_subscriber::EnvFilter;
+
+/// The daemon of one member of a collective
+#[derive(Debug, Parser)]
+#[command(name = "collectived", version, about)]
+struct Arguments {
+    #[command(flatten)]
+    daemon: DaemonArgs,
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 64 } else { 0 });
+        }
+    };
+    let environment = std::env::vars().collect();
+    let config = match arguments.daemon.load(environment) {
+        Ok((config, _)) => config,
+        Err(error) => {
+            eprintln!("collectived: {error}");
+            eprintln!("hint: collective config check");
+            return ExitCode::from(78);
+        }
+    };
+    let filter = EnvFilter::try_new(&config.log).unwrap_or_else(|_| EnvFilter::new("info"));
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if std::io::stderr().is_terminal() {
+        logs.init();
+    } else {
+        logs.json().flatten_event(true).init();
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(daemon::run(config, Options::default())),
+        Err(error) => Err(error.into()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("collectived: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -9,7 +9,7 @@ use crate::proto::identity::MemberId;
 use crate::proto::lease::{ClaimEvent, LeaseAck, LeaseRequest, Verdict};
 use crate::proto::message::Message;
 use crate::proto::record::Record;
-use crate::proto::request::{Done, ErrorCode, EventKind, Refusal};
+use crate::proto::request::{Done, ErrorCode, EventKind, Refusal, Standing};
 use crate::proto::roster::{Change, Roster, RosterError};
 use crate::proto::time::Instant;
 
@@ -52,9 +52,13 @@ impl Collective {
         let ack = self.voter.on_request(roster, self.stamp, from, request, &recorded, self.now.boot);
         match &ack.verdict {
             Verdict::Granted { .. } => {
-                let moved = self.seated.insert(from, request.seated) != Some(request.seated);
                 self.remember_stamp(from, request.stamp);
-                if moved {
+                if request.seated != self.seated.contains_key(&from) {
+                    if request.seated {
+                        self.seated.insert(from, self.now.boot);
+                    } else {
+                        self.seated.remove(&from);
+                    }
                     self.managers.touch_availability();
                 }
             }
@@ -170,6 +174,9 @@ impl Collective {
         let voters_changed = !roster.same_voters(&self.roster);
         let before = std::mem::replace(&mut self.roster, roster);
         self.voters = self.roster.voters();
+        if self.standing != Standing::Isolated {
+            self.changing_over = Some(self.now.boot + self.roster.timing.lease() / 2);
+        }
         self.tenure.on_roster(&before, &self.roster);
         self.acceptor.on_roster(&self.roster);
         let outs = self.proposer.on_roster(&self.roster);

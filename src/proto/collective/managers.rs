@@ -188,7 +188,7 @@ impl Collective {
         // A voter that keeps quiet (R6) has an empty lease table.
         if self.voters.contains(&self.me) && self.voter.quiet_until() <= now {
             let (_, expiry) = self.voter.session(id, now)?;
-            (self.seated.get(&id) == Some(&true)).then_some(expiry)
+            self.seated.contains_key(&id).then_some(expiry)
         } else {
             // Without a vote there is no lease table; what gossip says counts while the member is heard.
             let (facts, _) = self.facts.get(&id)?;

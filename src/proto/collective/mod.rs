@@ -20,6 +20,7 @@ mod writes;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
@@ -360,14 +361,18 @@ pub struct Collective {
     holder: Holder,
     voter: Voter,
     standing: Standing,
+    /// Until when quorum may be missing because a roster was just adopted: every grant is of the one before.
+    changing_over: Option<Instant>,
+    /// Requests that came in that moment.
+    deferred: Vec<Deferred>,
     /// For how long quorum has been held under the present voters (R2).
     tenure: Tenure,
     /// When quorum was lost; none while it is held.
     isolated_since: Option<Instant>,
     /// Voters whose documents were received in full since quorum came back (R12).
     resynced: BTreeSet<MemberId>,
-    /// What each member's newest lease request said of its standing.
-    seated: BTreeMap<MemberId, bool>,
+    /// Since when each member's lease requests say that it is seated; others are not in it.
+    seated: BTreeMap<MemberId, Instant>,
     leader: Option<MemberName>,
 
     swim: Swim,
@@ -438,6 +443,8 @@ impl Collective {
             holder,
             voter,
             standing: Standing::Isolated,
+            changing_over: None,
+            deferred: Vec::new(),
             tenure: Tenure::default(),
             isolated_since: Some(now.boot),
             resynced: BTreeSet::new(),
@@ -533,6 +540,16 @@ impl Collective {
         self.writes.quarantined()
     }
 
+    /// Returns whether this member was taken off the roster.
+    pub fn is_removed(&self) -> bool {
+        self.removed.is_some()
+    }
+
+    /// Returns where this member can be reached, as far as it knows itself.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
     /// Returns this member's id.
     pub fn id(&self) -> MemberId {
         self.me
@@ -566,7 +583,7 @@ impl Collective {
             Event::Gossip { peer, facts } => self.on_gossip(peer, facts),
             Event::Saved { tickets } => tickets.into_iter().for_each(|ticket| self.on_saved(ticket)),
             Event::NotSaved { ticket, reason } => self.on_not_saved(ticket, &reason),
-            Event::Request { id, request, within_ms, entropy } => self.on_request(id, request, within_ms, &entropy),
+            Event::Request { id, request, within_ms, entropy } => self.on_request(id, request, Duration::from_millis(within_ms), entropy),
             Event::JoinHello { id, hello } => self.on_join_hello(id, hello),
             Event::JoinProof { id, proof, peer, exporter, address } => {
                 self.on_join_proof(id, proof, peer, exporter, address);
@@ -670,9 +687,16 @@ impl Collective {
         self.now.wall
     }
 
-    fn boot(&self) -> Instant {
-        self.now.boot
-    }
+}
+
+/// A request that waits for the first grants under a new roster.
+#[derive(Debug)]
+struct Deferred {
+    id: RequestId,
+    request: Request,
+    /// When its asker gives up.
+    until: Instant,
+    entropy: Box<[u8; 40]>,
 }
 
 /// What an event of the log is about.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::changes::Origin;
 use super::managers::{DRAIN, record_of};
 use super::writes::{Then, done};
-use super::{Collective, RequestId};
+use super::{Collective, Deferred, RequestId};
 use crate::proto::attributes::{
     self, Assignment, AttributeError, Effective, Entity as Owner, Origin as From, Problem, Source,
 };
@@ -30,8 +30,11 @@ const NODES_UNASKED_MAX: usize = 500;
 type Answer = Result<Response, Refusal>;
 
 impl Collective {
-    pub(super) fn on_request(&mut self, id: RequestId, request: Request, within_ms: u64, entropy: &[u8; 40]) {
-        let within = Duration::from_millis(within_ms);
+    pub(super) fn on_request(&mut self, id: RequestId, request: Request, within: Duration, entropy: Box<[u8; 40]>) {
+        if self.changing_over.is_some() && request.needs() != Needs::Nothing {
+            self.deferred.push(Deferred { id, request, until: self.now.boot + within, entropy });
+            return;
+        }
         if let Err(refusal) = self.may(&request) {
             self.reply(id, refusal);
             return;
@@ -40,7 +43,7 @@ impl Collective {
             // What is decided, invited, run or probed is answered later.
             Request::Ping { member } => self.ask_ping(id, &member, within),
             Request::Invite { name, role, ttl_ms, uses } => {
-                self.invite(id, InviteTerms { name, role, ttl: Duration::from_millis(ttl_ms), uses }, entropy);
+                self.invite(id, InviteTerms { name, role, ttl: Duration::from_millis(ttl_ms), uses }, &entropy);
                 return;
             }
             Request::RevokeInvite { name } => {
@@ -63,6 +66,13 @@ impl Collective {
             Ok(Some(response)) => self.reply(id, response),
             Ok(None) => {}
             Err(refusal) => self.reply(id, refusal),
+        }
+    }
+
+    /// Takes up what came in while the first grants under a new roster were on their way.
+    pub(super) fn take_up_deferred(&mut self) {
+        for Deferred { id, request, until, entropy } in std::mem::take(&mut self.deferred) {
+            self.on_request(id, request, until.since(self.now.boot), entropy);
         }
     }
 

@@ -13,6 +13,7 @@ use crate::proto::message::{Message, WIRE_MAX, WIRE_MIN};
 use crate::proto::name::MemberName;
 use crate::proto::request::{EventKind, Standing};
 use crate::proto::roster::Change;
+use crate::proto::time::Instant;
 
 /// How long a clean stop may take to hand nodes over.
 const STOP_WITHIN: Duration = Duration::from_millis(400);
@@ -52,8 +53,11 @@ impl Collective {
         if quorate {
             self.tenure.on_quorum(self.now.boot);
         }
+        if quorate || self.changing_over.is_some_and(|until| until <= self.now.boot) {
+            self.changing_over = None;
+        }
         let before = self.standing;
-        self.standing = match (quorate, before) {
+        self.standing = match (quorate || self.changing_over.is_some(), before) {
             (false, _) => Standing::Isolated,
             (true, Standing::Isolated) => Standing::Rejoining,
             (true, standing) => standing,
@@ -67,6 +71,9 @@ impl Collective {
             self.standing = Standing::Seated;
             self.managers.touch_all();
             self.holder.hurry();
+        }
+        if self.changing_over.is_none() && !self.deferred.is_empty() {
+            self.take_up_deferred();
         }
     }
 
@@ -159,12 +166,31 @@ impl Collective {
         if self.leader != self.name {
             return;
         }
-        let learner = self.roster.members().into_iter().find(|member| member.learner).map(|member| member.id);
-        // R3: fully resynced and holding grants, by its own latest word to us.
-        if let Some(id) = learner.filter(|id| self.seated.get(id) == Some(&true)) {
+        if let Some(id) = self.roster.members().into_iter().map(|member| member.id).find(|id| self.is_ready(*id)) {
             self.want_change(Change::Promote { id }, Origin::Housekeeping);
             self.settle_changes();
         }
+    }
+
+    /// R3: returns whether a learner is fully resynced and holds grants, by its own word, and for so long that it may
+    /// grant in turn: a voter in its quiet start (R6) would take quorum away from a collective of two.
+    fn is_ready(&self, id: MemberId) -> bool {
+        self.roster.member(id).is_some_and(|member| member.learner)
+            && self.voter.session(id, self.now.boot).is_some()
+            && self.ready_at(id).is_some_and(|at| at <= self.now.boot)
+    }
+
+    fn ready_at(&self, id: MemberId) -> Option<Instant> {
+        self.seated.get(&id).map(|since| *since + self.roster.timing.quiet())
+    }
+
+    /// Returns when the next learner may be ready.
+    fn housekeeping_due(&self) -> Option<Instant> {
+        if self.standing != Standing::Seated || self.leader != self.name || self.is_changing() {
+            return None;
+        }
+        let learners = self.roster.members().into_iter().filter(|member| member.learner);
+        learners.filter_map(|member| self.ready_at(member.id)).min()
     }
 
     fn settle_leases(&mut self) {
@@ -234,11 +260,13 @@ impl Collective {
             alive.then(|| self.holder.quorum_until(&self.roster)).flatten().filter(|until| *until > boot),
             alive.then(|| self.voter.next_expiry(boot)).flatten(),
             self.changes_due(),
+            self.housekeeping_due(),
             self.writes_due(),
             self.managers_due(),
             self.runs_due(),
             self.joins_due(),
             self.stopping,
+            self.changing_over,
         ]
         .into_iter()
         .flatten()

@@ -1,0 +1,97 @@
+//! The daemon: one loop around the core, and the rooms it is wired to.
+//!
+//! [`run`] opens the state directory and the sockets once, then lives one *life* after another: a life ends when the
+//! member joins another collective, since then everything it holds is replaced; the next one starts from the new store.
+
+pub mod clock;
+pub mod demo;
+mod driver;
+mod enrol;
+mod handler;
+mod persist;
+mod state;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::admin::AdminSockets;
+use crate::config::Config;
+use driver::{Ended, Life};
+pub use state::initialise;
+
+/// How a daemon differs from what its configuration says; for several in one process.
+#[derive(Debug, Default)]
+pub struct Options {
+    /// Told the QUIC address once the daemon serves.
+    pub ready: Option<tokio::sync::oneshot::Sender<SocketAddr>>,
+    /// Ends the daemon cleanly; signals do so too.
+    pub stop: Option<tokio::sync::oneshot::Receiver<()>>,
+}
+
+/// Runs a daemon until it is told to stop.
+///
+/// # Errors
+/// When it cannot start, with what to do about it; or when its disk failed, after which the process must end.
+pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
+    let state = state::State::open(&config)?;
+    let sockets = AdminSockets::bind(&config.runtime_dir)?;
+    let (handler, mut requests) = handler::channel();
+    let admin = tokio::spawn(crate::admin::serve(sockets, handler));
+    let mut stop = Box::pin(stopped(options.stop)?);
+    let mut ready = options.ready;
+    let mut next = state;
+    let result = loop {
+        let life = Life::begin(&config, next).await.context("the daemon cannot start");
+        let mut life = match life {
+            Ok(life) => life,
+            Err(error) => break Err(error),
+        };
+        if let Some(ready) = ready.take() {
+            let _ = ready.send(life.address());
+        }
+        match life.live(&mut requests, stop.as_mut()).await {
+            Ok(Ended::Stopped) => break Ok(()),
+            Ok(Ended::Reborn(state)) => next = *state,
+            Err(error) => break Err(error),
+        }
+    };
+    admin.abort();
+    let _ = admin.await;
+    remove_sockets(&config.runtime_dir);
+    result
+}
+
+/// Waits for whichever comes first: the caller's word, SIGTERM or SIGINT.
+fn stopped(stop: Option<tokio::sync::oneshot::Receiver<()>>) -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be watched")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be watched")?;
+    Ok(async move {
+        let told = async {
+            // A sender that was dropped says nothing.
+            if let Some(stop) = stop
+                && stop.await.is_ok()
+            {
+                return;
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            biased;
+            () = told => {}
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+fn remove_sockets(runtime_dir: &std::path::Path) {
+    for name in [crate::admin::ADMIN_SOCKET, crate::admin::STATUS_SOCKET] {
+        let path: PathBuf = runtime_dir.join(name);
+        if let Err(error) = fs_err::remove_file(&path) {
+            tracing::debug!(%error, "a socket could not be removed");
+        }
+    }
+}
