@@ -19,4 +19,7 @@
 //!
 //! `proto` imports nothing from above it. docs/architecture.md says who may import whom, and `tests/tidy.rs` checks it.
 
+pub mod admin;
+pub mod cli;
+pub mod config;
 pub mod proto;
