@@ -11,7 +11,7 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{ADMIN_SOCKET, DEADLINE_HEADER, SERVER_PREFIX, SOCKET_PATH_BYTES_MAX, STATUS_SOCKET};
 use crate::proto::request::{ErrorCode, Refusal, Request, Response};
@@ -20,6 +20,8 @@ use crate::proto::request::{ErrorCode, Refusal, Request, Response};
 const RESPONSE_BYTES_MAX: usize = 1 << 30;
 /// How much longer than the daemon the client waits, so that the daemon's own words about a timeout arrive.
 const GRACE: Duration = Duration::from_millis(200);
+/// How long to wait for a place in the daemon's queue of clients.
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why there is no answer. Whether something changed is unknown after [`Timeout`](Self::Timeout) and
 /// [`Broken`](Self::Broken); nothing did in every other case.
@@ -179,9 +181,16 @@ async fn dial(path: &Path) -> Result<UnixStream, ClientError> {
     if path.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
         return Err(ClientError::TooLong(path.to_owned()));
     }
-    match UnixStream::connect(path).await {
-        Ok(stream) => Ok(stream),
-        Err(error) => Err(explain(path, error)),
+    let start = Instant::now();
+    loop {
+        match UnixStream::connect(path).await {
+            Ok(stream) => return Ok(stream),
+            // The daemon's queue is full: unix sockets do not wait for a place in it by themselves.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && start.elapsed() < QUEUE_TIMEOUT => {
+                sleep(Duration::from_millis(5)).await;
+            }
+            Err(error) => return Err(explain(path, error)),
+        }
     }
 }
 

@@ -289,7 +289,7 @@ impl Filter {
 
 /// Reads the word of a kind of event.
 fn event_kind(word: &str) -> Result<EventKind, Refusal> {
-    serde_json::from_value(serde_json::Value::from(word)).map_err(|_| {
+    EventKind::from_word(word).ok_or_else(|| {
         Refusal::new(ErrorCode::Usage, format!("there is no kind of event {word:?}"), "collective events --help")
     })
 }

@@ -1055,6 +1055,55 @@ pub enum EventKind {
     DuplicateIdentity,
 }
 
+impl EventKind {
+    /// All kinds, in the order in which they are documented.
+    pub const ALL: [Self; 16] = [
+        Self::MemberJoin,
+        Self::MemberLeave,
+        Self::MemberSuspect,
+        Self::MemberAlive,
+        Self::MemberDown,
+        Self::MemberDeleted,
+        Self::QuorumLost,
+        Self::QuorumRegained,
+        Self::LeaderChanged,
+        Self::ManagerChanged,
+        Self::AttributeChanged,
+        Self::ResyncStart,
+        Self::ResyncDone,
+        Self::EpochDecided,
+        Self::VersionSkew,
+        Self::DuplicateIdentity,
+    ];
+
+    /// Returns the kind's word, as in its JSON form.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::MemberJoin => "member-join",
+            Self::MemberLeave => "member-leave",
+            Self::MemberSuspect => "member-suspect",
+            Self::MemberAlive => "member-alive",
+            Self::MemberDown => "member-down",
+            Self::MemberDeleted => "member-deleted",
+            Self::QuorumLost => "quorum-lost",
+            Self::QuorumRegained => "quorum-regained",
+            Self::LeaderChanged => "leader-changed",
+            Self::ManagerChanged => "manager-changed",
+            Self::AttributeChanged => "attribute-changed",
+            Self::ResyncStart => "resync-start",
+            Self::ResyncDone => "resync-done",
+            Self::EpochDecided => "epoch-decided",
+            Self::VersionSkew => "version-skew",
+            Self::DuplicateIdentity => "duplicate-identity",
+        }
+    }
+
+    /// Returns the kind of that word.
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.word() == word)
+    }
+}
+
 /// One thing that happened on this member.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoggedEvent {
@@ -1159,6 +1208,15 @@ mod tests {
             let json = serde_json::to_value(&request).expect("serializable");
             assert_eq!(json["request"], request.kind());
         }
+    }
+
+    #[test]
+    fn the_word_of_an_event_is_the_one_in_its_json() {
+        for kind in EventKind::ALL {
+            assert_eq!(serde_json::to_value(kind).expect("serializable"), kind.word());
+            assert_eq!(EventKind::from_word(kind.word()), Some(kind));
+        }
+        assert_eq!(EventKind::from_word("party"), None);
     }
 
     #[test]
