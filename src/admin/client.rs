@@ -160,9 +160,28 @@ impl Client {
         timeout(limit + GRACE, self.exchange(message)).await.unwrap_or(Err(ClientError::Timeout(limit)))
     }
 
+    /// Sends one message, over a new connection when the daemon closed the old one before anything was sent.
+    async fn send(
+        &mut self,
+        message: hyper::Request<Full<Bytes>>,
+    ) -> Result<hyper::Response<hyper::body::Incoming>, ClientError> {
+        let unsent = match self.sender.ready().await {
+            Err(_) => message,
+            Ok(()) => match self.sender.try_send_request(message).await {
+                Ok(answer) => return Ok(answer),
+                Err(mut error) => match error.take_message() {
+                    Some(message) => message,
+                    None => return Err(foreign(&self.path, error.error())),
+                },
+            },
+        };
+        *self = Self::connect(&self.path).await?;
+        self.sender.send_request(unsent).await.map_err(|error| foreign(&self.path, &error))
+    }
+
     /// Sends one message and reads its answer.
     async fn exchange(&mut self, message: hyper::Request<Full<Bytes>>) -> Result<Response, ClientError> {
-        let answer = self.sender.send_request(message).await.map_err(|error| foreign(&self.path, &error))?;
+        let answer = self.send(message).await?;
         let server = answer.headers().get(header::SERVER).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let version = server.strip_prefix(SERVER_PREFIX).map(str::to_owned);
         let status = answer.status();
@@ -225,4 +244,51 @@ fn foreign(path: &Path, error: &hyper::Error) -> ClientError {
         return ClientError::Foreign { path: path.to_owned(), what: "it does not speak HTTP".to_owned() };
     }
     ClientError::Broken(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_closed_admin_socket_sends_readers_to_the_status_socket() {
+        let dir = tempfile::tempdir().expect("writable");
+        let admin = dir.path().join(ADMIN_SOCKET);
+        let status = tokio::net::UnixListener::bind(dir.path().join(STATUS_SOCKET)).expect("free");
+        let denied = explain(&admin, io::ErrorKind::PermissionDenied.into());
+        let ClientError::Permission(path) = denied else { panic!("{denied:?}") };
+
+        let stream = status_socket(&admin, path).await.expect("listening");
+        let mut client = Client::over(&admin, stream, true).await.expect("open");
+        let refused = client.request(&Request::Leave, Duration::from_secs(1)).await;
+
+        assert!(matches!(refused, Err(ClientError::ReadOnly { request: "leave", .. })), "{refused:?}");
+        assert!(status.accept().await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_idled_too_long_is_made_anew() {
+        let dir = tempfile::tempdir().expect("writable");
+        let path = dir.path().join(ADMIN_SOCKET);
+        let listener = tokio::net::UnixListener::bind(&path).expect("free");
+        let mut client = Client::connect(&path).await.expect("listening");
+        drop(listener.accept().await.expect("a client"));
+
+        let request = client.request(&Request::Show, Duration::from_millis(50));
+        let (answer, second) = tokio::join!(request, timeout(Duration::from_secs(5), listener.accept()));
+
+        assert!(second.is_ok(), "nobody came back");
+        assert!(answer.is_err(), "nobody answered");
+    }
+
+    #[tokio::test]
+    async fn a_closed_socket_of_another_name_or_without_a_brother_is_a_matter_of_rights() {
+        let dir = tempfile::tempdir().expect("writable");
+        for path in [dir.path().join("mine.sock"), dir.path().join(ADMIN_SOCKET)] {
+            let failed = status_socket(&path, path.clone()).await.map(drop);
+            let Err(error) = failed else { panic!("connected") };
+            let refusal = Refusal::from(error);
+            assert_eq!((refusal.code, refusal.exit), (ErrorCode::Permission, 77));
+        }
+    }
 }

@@ -7,6 +7,9 @@
 pub mod client;
 pub mod server;
 
+#[cfg(test)]
+mod tests;
+
 pub use client::{Client, ClientError};
 pub use server::{Access, AdminSockets, BindError, Handler, PeerCredentials, router, serve};
 

@@ -250,8 +250,11 @@ pub fn router(handler: Arc<dyn Handler>, access: Access) -> Router {
     router.fallback(unknown_route).method_not_allowed_fallback(wrong_method).with_state(api)
 }
 
+/// Makes a request from what a query says.
+type BuildRequest = fn(Filter) -> Result<Request, Refusal>;
+
 /// The GET routes and the requests they stand for.
-const VIEWS: [(&str, fn(Filter) -> Result<Request, Refusal>); 10] = [
+const VIEWS: [(&str, BuildRequest); 10] = [
     ("/v1/show", |_| Ok(Request::Show)),
     ("/v1/status", |_| Ok(Request::Status)),
     ("/v1/members", |filter| Ok(Request::Members { expression: filter.expression })),

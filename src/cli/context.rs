@@ -240,13 +240,12 @@ impl<'a, 'io> Context<'a, 'io> {
 
     /// Reads a line from stdin, of at most 64 KiB.
     pub(super) fn read_line(&mut self) -> Result<String, Failure> {
+        let failed = |error| refuse(ErrorCode::Failure, format!("cannot read stdin: {error}"), "");
         let mut line = Vec::new();
-        for byte in self.io.stdin.take(64 << 10).bytes() {
-            match byte {
-                Ok(b'\n') => break,
-                Ok(byte) => line.push(byte),
-                Err(error) => return Err(refuse(ErrorCode::Failure, format!("cannot read stdin: {error}"), "")),
-            }
+        let mut byte = [0];
+        // Byte by byte: what follows the line is not ours.
+        while line.len() < 64 << 10 && self.io.stdin.read(&mut byte).map_err(failed)? == 1 && byte != *b"\n" {
+            line.push(byte[0]);
         }
         String::from_utf8(line).map_err(|_| refuse(ErrorCode::BadData, "what came on stdin is no text", ""))
     }
