@@ -21,5 +21,8 @@
 
 pub mod net;
 pub mod gossip;
+pub mod admin;
+pub mod cli;
+pub mod config;
 pub mod proto;
 pub mod store;

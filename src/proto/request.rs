@@ -68,8 +68,21 @@ pub enum Request {
         /// How long to wait for the data to arrive, in milliseconds.
         wait_ms: u64,
     },
-    /// Makes this member's key and certificate, or rotates them when it is in a collective.
-    Gencert,
+    /// Makes this member's identity and a collective of one, when there is none yet; otherwise says what there is.
+    Init {
+        /// The name it shall have; the host name when left out.
+        #[serde(default)]
+        name: Option<MemberName>,
+        /// The address that others reach it at, `host:port`.
+        #[serde(default)]
+        advertise: Option<String>,
+    },
+    /// Makes this member's key and certificate; in a collective it replaces them by two epochs, if `rotate` says so.
+    Gencert {
+        /// Whether the identity of a member of a collective may be replaced.
+        #[serde(default)]
+        rotate: bool,
+    },
     /// Hands this member's nodes over and takes it off the roster. Needs quorum.
     Leave,
     /// Takes a member off the roster for good. Needs quorum.
@@ -322,7 +335,8 @@ impl Request {
             | Self::Managers { .. }
             | Self::Events { .. }
             | Self::Join { .. }
-            | Self::Gencert => Needs::Nothing,
+            | Self::Init { .. }
+            | Self::Gencert { .. } => Needs::Nothing,
             Self::RevokeInvite { .. } => Needs::Nothing,
             Self::Attributes { stale, .. } | Self::ListNodes { stale, .. } | Self::ListGroups { stale, .. } => {
                 if *stale { Needs::Nothing } else { Needs::Quorum }
@@ -348,6 +362,43 @@ impl Request {
             | Self::RemoveGroups { .. }
             | Self::Move { .. }
             | Self::Run { .. } => Needs::Seat,
+        }
+    }
+
+    /// Returns the request's word, as in its JSON form; for logs and metrics.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Show => "show",
+            Self::Status => "status",
+            Self::Members { .. } => "members",
+            Self::View => "view",
+            Self::Quorum { .. } => "quorum",
+            Self::Ping { .. } => "ping",
+            Self::Invite { .. } => "invite",
+            Self::Invites => "invites",
+            Self::RevokeInvite { .. } => "revoke-invite",
+            Self::Join { .. } => "join",
+            Self::Init { .. } => "init",
+            Self::Gencert { .. } => "gencert",
+            Self::Leave => "leave",
+            Self::Delete { .. } => "delete",
+            Self::SetRole { .. } => "set-role",
+            Self::Drain { .. } => "drain",
+            Self::Attributes { .. } => "attributes",
+            Self::SetAttributes { .. } => "set-attributes",
+            Self::Conflicts { .. } => "conflicts",
+            Self::ListNodes { .. } => "list-nodes",
+            Self::DefineNodes { .. } => "define-nodes",
+            Self::RemoveNodes { .. } => "remove-nodes",
+            Self::Import { .. } => "import",
+            Self::ListGroups { .. } => "list-groups",
+            Self::DefineGroups { .. } => "define-groups",
+            Self::RemoveGroups { .. } => "remove-groups",
+            Self::Managers { .. } => "managers",
+            Self::Move { .. } => "move",
+            Self::Expand { .. } => "expand",
+            Self::Events { .. } => "events",
+            Self::Run { .. } => "run",
         }
     }
 
@@ -1004,6 +1055,55 @@ pub enum EventKind {
     DuplicateIdentity,
 }
 
+impl EventKind {
+    /// All kinds, in the order in which they are documented.
+    pub const ALL: [Self; 16] = [
+        Self::MemberJoin,
+        Self::MemberLeave,
+        Self::MemberSuspect,
+        Self::MemberAlive,
+        Self::MemberDown,
+        Self::MemberDeleted,
+        Self::QuorumLost,
+        Self::QuorumRegained,
+        Self::LeaderChanged,
+        Self::ManagerChanged,
+        Self::AttributeChanged,
+        Self::ResyncStart,
+        Self::ResyncDone,
+        Self::EpochDecided,
+        Self::VersionSkew,
+        Self::DuplicateIdentity,
+    ];
+
+    /// Returns the kind's word, as in its JSON form.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::MemberJoin => "member-join",
+            Self::MemberLeave => "member-leave",
+            Self::MemberSuspect => "member-suspect",
+            Self::MemberAlive => "member-alive",
+            Self::MemberDown => "member-down",
+            Self::MemberDeleted => "member-deleted",
+            Self::QuorumLost => "quorum-lost",
+            Self::QuorumRegained => "quorum-regained",
+            Self::LeaderChanged => "leader-changed",
+            Self::ManagerChanged => "manager-changed",
+            Self::AttributeChanged => "attribute-changed",
+            Self::ResyncStart => "resync-start",
+            Self::ResyncDone => "resync-done",
+            Self::EpochDecided => "epoch-decided",
+            Self::VersionSkew => "version-skew",
+            Self::DuplicateIdentity => "duplicate-identity",
+        }
+    }
+
+    /// Returns the kind of that word.
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.word() == word)
+    }
+}
+
 /// One thing that happened on this member.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoggedEvent {
@@ -1100,6 +1200,23 @@ mod tests {
             let text = serde_json::to_string(&response).expect("serializable");
             assert_eq!(serde_json::from_str::<Response>(&text).expect("readable"), response, "{text}");
         }
+    }
+
+    #[test]
+    fn the_word_of_a_request_is_the_one_in_its_json() {
+        for request in [Request::Show, Request::Gencert { rotate: true }, Request::Conflicts { nodes: None }] {
+            let json = serde_json::to_value(&request).expect("serializable");
+            assert_eq!(json["request"], request.kind());
+        }
+    }
+
+    #[test]
+    fn the_word_of_an_event_is_the_one_in_its_json() {
+        for kind in EventKind::ALL {
+            assert_eq!(serde_json::to_value(kind).expect("serializable"), kind.word());
+            assert_eq!(EventKind::from_word(kind.word()), Some(kind));
+        }
+        assert_eq!(EventKind::from_word("party"), None);
     }
 
     #[test]
