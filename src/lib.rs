@@ -19,10 +19,12 @@
 //!
 //! `proto` imports nothing from above it. docs/architecture.md says who may import whom, and `tests/tidy.rs` checks it.
 
-pub mod net;
-pub mod gossip;
+pub mod actions;
 pub mod admin;
 pub mod cli;
 pub mod config;
+pub mod daemon;
+pub mod gossip;
+pub mod net;
 pub mod proto;
 pub mod store;

@@ -26,7 +26,9 @@ use crate::proto::identity::{Fingerprint, SessionId};
 use crate::proto::invite::JoinAnswer;
 use crate::proto::lease::Stamp;
 use crate::proto::message::{Channel, Delivery, Hello, Message};
-use crate::proto::request::{ActionResult, Done, ErrorCode, EventKind, LoggedEvent, Refusal, Request, Response, Standing};
+use crate::proto::request::{
+    ActionResult, Done, ErrorCode, EventKind, LoggedEvent, Refusal, Request, Response, Standing,
+};
 use crate::store::{Record, Report, StateDir, Store, StoreError, StoreThread};
 
 /// Frames and other news of the network that may wait for the loop.
@@ -70,7 +72,6 @@ pub(super) struct Life {
     net_events: mpsc::Receiver<NetEvent>,
     hello: Arc<RwLock<Vec<u8>>>,
     gossip: Arc<Gossip>,
-    admission: Admission,
     gossip_in: mpsc::Sender<(Fingerprint, Bytes)>,
     heard: mpsc::Receiver<Heard>,
     runner: Runner,
@@ -156,8 +157,7 @@ impl Life {
             move |to, bytes| outgoing.send(to, Channel::Gossip, Delivery::Datagram, bytes),
             frames,
         );
-        let config_of_gossip =
-            GossipConfig { cluster, me: fingerprint, generation: incarnation, interval, admission: admission.clone() };
+        let config_of_gossip = GossipConfig { cluster, me: fingerprint, generation: incarnation, interval, admission };
         let gossip = Arc::new(Gossip::start(config_of_gossip, &transport, heard_in).await?);
         let (facts, facts_out) = watch::channel(Facts::default());
         let publisher = tokio::spawn(publish(gossip.clone(), facts_out));
@@ -169,7 +169,6 @@ impl Life {
             net_events,
             hello,
             gossip,
-            admission,
             gossip_in,
             heard,
             runner: Runner::new(&config.actions_dir, &config.hooks_dir),
@@ -493,7 +492,7 @@ impl Life {
         let response = if seated {
             Response::Done(Done {
                 message: "Success".into(),
-                notes: vec!["Certificate generated successfully".into()],
+                changes: vec!["Certificate generated successfully".into()],
                 ..Done::default()
             })
         } else {
@@ -576,7 +575,9 @@ async fn advertised(config: &Config, listen: SocketAddr) -> Vec<SocketAddr> {
     let Some(text) = &config.advertise else {
         return if listen.ip().is_unspecified() { Vec::new() } else { vec![listen] };
     };
-    let with_port = if text.parse::<SocketAddr>().is_ok() || text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
+    let with_port = if text.parse::<SocketAddr>().is_ok()
+        || text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+    {
         text.clone()
     } else {
         format!("{text}:{}", listen.port())

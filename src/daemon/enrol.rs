@@ -32,11 +32,7 @@ pub(super) async fn serve(mut stream: JoinStream, id: JoinId, tell: mpsc::Unboun
     stream.finish().await;
 }
 
-async fn converse(
-    stream: &mut JoinStream,
-    id: JoinId,
-    tell: &mpsc::UnboundedSender<News>,
-) -> Result<(), JoinError> {
+async fn converse(stream: &mut JoinStream, id: JoinId, tell: &mpsc::UnboundedSender<News>) -> Result<(), JoinError> {
     let Ok(hello) = minicbor::decode::<JoinHello>(&stream.recv().await?) else { return Ok(()) };
     let answer = ask(id, Event::JoinHello { id, hello }, tell).await;
     let Some(answer) = answer else { return Ok(()) };
@@ -104,13 +100,20 @@ pub(super) fn prepare(
     })?;
     if token.is_expired(wall) {
         let message = "the invitation has expired";
-        return Err(Refusal::new(ErrorCode::InviteSpent, message, format!("on a member: collective invite {}", token.name)));
+        return Err(Refusal::new(
+            ErrorCode::InviteSpent,
+            message,
+            format!("on a member: collective invite {}", token.name),
+        ));
     }
     if core.roster().len() > 1 && !core.is_removed() {
         let message = "this member is in a collective already";
         return Err(Refusal::new(ErrorCode::Exists, message, "to change over: collective leave, then join"));
     }
-    if !replace && !core.is_removed() && !(core.documents().nodes().next().is_none() && core.documents().groups().next().is_none()) {
+    if !replace
+        && !core.is_removed()
+        && !(core.documents().nodes().next().is_none() && core.documents().groups().next().is_none())
+    {
         let message = "this member has nodes or groups of its own, which joining would replace";
         let hint = "add --replace; what was there is kept beside the new data in the state directory";
         return Err(Refusal::new(ErrorCode::NeedsForce, message, hint));
@@ -170,7 +173,8 @@ impl Plan {
         client.send(&minicbor::to_vec(&proof).unwrap_or_default()).await.map_err(refused)?;
         match read(&client.recv(DECISION_PATIENCE).await.map_err(refused)?)? {
             JoinAnswer::Welcome { roster, member, addresses } => {
-                let known = roster.member(member).is_some_and(|entry| entry.fingerprints.contains(&identity.fingerprint()));
+                let known =
+                    roster.member(member).is_some_and(|entry| entry.fingerprints.contains(&identity.fingerprint()));
                 if !known || roster.cluster != cluster {
                     return Err(nonsense());
                 }
@@ -229,7 +233,8 @@ fn refuse(error: &JoinError, places: &[String]) -> Refusal {
 /// Adds the port of QUIC to a host without one.
 fn with_port(server: &str) -> String {
     let has_port = server.parse::<SocketAddr>().is_ok()
-        || (server.matches(':').count() == 1 && server.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()));
+        || (server.matches(':').count() == 1
+            && server.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()));
     match server.parse::<std::net::Ipv6Addr>() {
         Ok(address) => format!("[{address}]:{QUIC_PORT}"),
         Err(_) if has_port => server.to_owned(),

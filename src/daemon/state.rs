@@ -22,7 +22,7 @@ use crate::store::{self, OnDamage, RedbStore, StateDir, Store};
 
 /// An opened state directory.
 #[derive(Debug)]
-pub struct State {
+pub(super) struct State {
     pub(super) dir: StateDir,
     pub(super) store: Box<dyn Store>,
     pub(super) kept: persist::Kept,

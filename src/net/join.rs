@@ -270,5 +270,9 @@ async fn open(connection: Connection, server: Fingerprint) -> Result<JoinClient,
     let exporter = exporter(&connection)
         .ok_or_else(|| JoinError::Closed { reason: "the session has no exporter".into(), code: None })?;
     let (send, recv) = connection.open_bi().await.map_err(|error| closed(&error))?;
-    Ok(JoinClient { server, exporter, line: Line { connection, send, recv, bytes_max: (JOIN_FRAME_BYTES_MAX, JOIN_ANSWER_BYTES_MAX) } })
+    Ok(JoinClient {
+        server,
+        exporter,
+        line: Line { connection, send, recv, bytes_max: (JOIN_FRAME_BYTES_MAX, JOIN_ANSWER_BYTES_MAX) },
+    })
 }

@@ -41,8 +41,8 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::proto::identity::Fingerprint;
-pub use endpoint::EndpointSeeds;
 pub use crate::proto::message::{Channel, Delivery};
+pub use endpoint::EndpointSeeds;
 pub use join::{JoinClient, JoinError, JoinStream};
 pub use tls::{Identity, IdentityError, fingerprint_of};
 

@@ -25,8 +25,6 @@ pub struct Link {
     pub(super) fingerprint: Fingerprint,
     /// Where it is.
     pub(super) address: SocketAddr,
-    /// What it said first.
-    pub(super) hello: Hello,
     /// What is still to be had from it.
     pub(super) resync: Resync,
     /// Whether all was had from it that it had when it was compared.
@@ -57,7 +55,7 @@ impl Collective {
         let behind = hello.version > self.roster.version;
         self.writes.round += 1;
         let (resync, _) = Resync::start(self.writes.round, &self.documents);
-        self.links.insert(id, Link { fingerprint: peer, address, hello, resync, has_resynced: false });
+        self.links.insert(id, Link { fingerprint: peer, address, resync, has_resynced: false });
         self.on_heard(id);
         self.begin_resync(id);
         if behind {

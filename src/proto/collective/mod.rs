@@ -583,7 +583,9 @@ impl Collective {
             Event::Gossip { peer, facts } => self.on_gossip(peer, facts),
             Event::Saved { tickets } => tickets.into_iter().for_each(|ticket| self.on_saved(ticket)),
             Event::NotSaved { ticket, reason } => self.on_not_saved(ticket, &reason),
-            Event::Request { id, request, within_ms, entropy } => self.on_request(id, request, Duration::from_millis(within_ms), entropy),
+            Event::Request { id, request, within_ms, entropy } => {
+                self.on_request(id, request, Duration::from_millis(within_ms), entropy)
+            }
             Event::JoinHello { id, hello } => self.on_join_hello(id, hello),
             Event::JoinProof { id, proof, peer, exporter, address } => {
                 self.on_join_proof(id, proof, peer, exporter, address);
@@ -686,7 +688,6 @@ impl Collective {
     fn wall(&self) -> WallTime {
         self.now.wall
     }
-
 }
 
 /// A request that waits for the first grants under a new roster.
