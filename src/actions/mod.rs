@@ -18,7 +18,7 @@ impl Runner {
             status: Some(0),
             output: vec![],
             error: None,
-        })
+        });
     }
     pub fn extend(&mut self, _: JobId, _: tokio::time::Instant) {}
     pub fn cease(&mut self, _: &NodeName) {}

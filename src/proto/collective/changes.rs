@@ -107,7 +107,7 @@ impl Collective {
             }
             EpochMessage::Prepare { .. } | EpochMessage::Accept { .. } => {
                 let answer = self.acceptor.on_message(&self.roster, from, &message);
-                let reply = answer.reply.map(|reply| Message::Epoch(reply));
+                let reply = answer.reply.map(Message::Epoch);
                 match (answer.save, reply) {
                     // R1: durable before the reply.
                     (Some(state), reply) => {

@@ -68,7 +68,7 @@ impl Collective {
                 self.save_invites(vec![AfterSave::Invited(request, Box::new(response))]);
             }
             Err(error) => {
-                self.reply(request, Refusal::new(ErrorCode::Usage, error.to_string(), "collective help invite"))
+                self.reply(request, Refusal::new(ErrorCode::Usage, error.to_string(), "collective help invite"));
             }
         }
     }

@@ -584,7 +584,7 @@ impl Collective {
             Event::Saved { tickets } => tickets.into_iter().for_each(|ticket| self.on_saved(ticket)),
             Event::NotSaved { ticket, reason } => self.on_not_saved(ticket, &reason),
             Event::Request { id, request, within_ms, entropy } => {
-                self.on_request(id, request, Duration::from_millis(within_ms), entropy)
+                self.on_request(id, request, Duration::from_millis(within_ms), entropy);
             }
             Event::JoinHello { id, hello } => self.on_join_hello(id, hello),
             Event::JoinProof { id, proof, peer, exporter, address } => {

@@ -236,7 +236,7 @@ impl Collective {
         self.holder.release_all(self.now.boot);
         let release = LeaseRelease { session: self.session };
         for voter in self.voters.clone() {
-            self.say(voter, Message::LeaseRelease(release.clone()));
+            self.say(voter, Message::LeaseRelease(release));
         }
         let outs = self.swim.leave(self.now.boot);
         self.on_swim(outs);
