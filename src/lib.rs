@@ -19,5 +19,6 @@
 //!
 //! `proto` imports nothing from above it. docs/architecture.md says who may import whom, and `tests/tidy.rs` checks it.
 
+pub mod actions;
 pub mod proto;
 pub mod store;
