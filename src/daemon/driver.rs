@@ -13,9 +13,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::clock;
 use super::enrol::{self, Enrolled};
 use super::handler::Asked;
+use super::jobs::Jobs;
 use super::persist;
 use super::state::{self, Arrival, State};
-use crate::actions::Runner;
 use crate::config::Config;
 use crate::gossip::{Admission, Gossip, GossipConfig, Heard, PeerTransport};
 use crate::net::{CloseCode, Net, NetConfig, NetEvent};
@@ -74,7 +74,7 @@ pub(super) struct Life {
     gossip: Arc<Gossip>,
     gossip_in: mpsc::Sender<(Fingerprint, Bytes)>,
     heard: mpsc::Receiver<Heard>,
-    runner: Runner,
+    jobs: Jobs,
     /// Facts on their way to gossip.
     facts: watch::Sender<Facts>,
     publisher: tokio::task::JoinHandle<()>,
@@ -171,7 +171,7 @@ impl Life {
             gossip,
             gossip_in,
             heard,
-            runner: Runner::new(&config.actions_dir, &config.hooks_dir),
+            jobs: Jobs::new(&config.actions_dir, &config.hooks_dir),
             facts,
             publisher,
             news,
@@ -275,15 +275,17 @@ impl Life {
                 Effect::Rebirth { reason } => self.rebirth = Some(reason),
                 Effect::Run { id, job, until } => {
                     let tell = self.tell.clone();
-                    self.runner.run(id, job, clock::to_tokio(until), move |result| {
+                    // Only a member on the roster acts, so it has a name.
+                    let Some(me) = self.core.name() else { continue };
+                    self.jobs.run(id, job, me, until, move |result| {
                         let _ = tell.send(News::JobDone(id, result));
                     });
                 }
-                Effect::Extend { id, until } => self.runner.extend(id, clock::to_tokio(until)),
-                Effect::Cease { node } => self.runner.cease(&node),
+                Effect::Extend { id, until } => self.jobs.extend(id, until),
+                Effect::Cease { node } => self.jobs.cease(&node),
                 Effect::Happened { event, until } => {
                     log(&event);
-                    self.runner.happened(&event, until.map(clock::to_tokio));
+                    self.jobs.happened(&event, self.core.name(), until);
                 }
                 Effect::SwitchIdentity { fingerprint } => self.switch_identity(fingerprint),
                 Effect::Halt => self.halted = true,
@@ -338,7 +340,10 @@ impl Life {
             News::JoinOpen(id, reply) => {
                 self.join_replies.insert(id, reply);
             }
-            News::JobDone(id, result) => self.handle(Event::JobDone { id, result }),
+            News::JobDone(id, result) => {
+                self.jobs.forget(id);
+                self.handle(Event::JobDone { id, result });
+            }
             News::Enrolled(Ok(enrolled), arrival) => {
                 return self.enter(*enrolled, arrival).await.map(|state| Some(Ended::Reborn(Box::new(state))));
             }
@@ -536,7 +541,7 @@ impl Life {
 
     /// Says farewell, closes the network, and gives up what the next life needs.
     async fn end(&mut self) -> anyhow::Result<(StateDir, Box<dyn Store>)> {
-        self.runner.stop().await;
+        self.jobs.stop().await;
         tokio::time::sleep(FAREWELL).await;
         self.publisher.abort();
         self.gossip.shutdown().await;

@@ -8,6 +8,7 @@ pub mod demo;
 mod driver;
 mod enrol;
 mod handler;
+mod jobs;
 mod persist;
 mod state;
 
