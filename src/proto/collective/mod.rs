@@ -4,7 +4,7 @@
 //!   Event ──> handle(event, now) ──> absorb: change state ──> settle: derive what follows ──> Vec<Effect>
 //! ```
 //!
-//! An event never acts by itself: it changes state, and [`Collective::settle`] decides what follows from roster, view,
+//! An event never acts by itself: it changes state, and `settle` decides what follows from roster, view,
 //! leases and documents. The shell performs the effects in the order given; what must be durable before it is told is
 //! saved first, and told when the save's completion comes back as an event.
 
