@@ -8,7 +8,7 @@ pub mod demo;
 mod driver;
 mod enrol;
 mod handler;
-mod persist;
+pub mod persist;
 mod state;
 
 use std::net::SocketAddr;
