@@ -5,11 +5,13 @@ use std::time::Instant;
 
 use collective::proto::collective::Collective;
 use collective::proto::document::Entity;
+use collective::proto::request::Request;
 use serde::Serialize;
 
 use crate::check::{Final, Rule, Violation, unconverged};
 use crate::fault::{MS, SECOND, plan};
 use crate::scenario::{Plan, Scenario};
+use crate::workload::Op;
 use crate::world::World;
 
 /// What came of one run.
@@ -107,11 +109,24 @@ fn converge(world: &mut World, scenario: &Scenario) -> Option<u64> {
     }
     if since.is_none() {
         let why = why.unwrap_or_else(|| "nothing is left".into());
+        post_mortem(world, &core);
         world.violate(Rule::Convergence, format!("{} s after the last fault: {why}", scenario.converge_ms / 1_000));
         return None;
     }
     world.settle_accounts(&core);
     since.map(|time| time - healed)
+}
+
+/// Asks every member who manages what and why, for whoever reads the story.
+fn post_mortem(world: &mut World, core: &[usize]) {
+    if world.story.is_none() {
+        return;
+    }
+    for at in core {
+        for request in [Request::Managers { nodes: None, why: true }, Request::Status] {
+            world.ask(*at, Op::Named("post-mortem"), request);
+        }
+    }
 }
 
 /// Returns the members that no fault breaks for ever and that are members still.

@@ -91,6 +91,9 @@ impl World {
         asked.outcome = Some(outcome.clone());
         let op = asked.op.clone();
         self.tell(|| format!("m{at} answers {op:?}: {outcome:?}"));
+        if op == Op::Named("post-mortem") {
+            self.tell(|| format!("m{at} says {response:?}"));
+        }
         if self.time > since + WITHIN_MS * MS + GRACE + self.late_by_fault() {
             self.violate(Rule::Answered, format!("m{at} answered {op:?} too late"));
         }
