@@ -58,6 +58,9 @@ pub fn decode(loaded: store::Loaded) -> anyhow::Result<Kept> {
     }
     let mut damage: Vec<_> = loaded.damaged.iter().map(ToString::to_string).collect();
     let roster = loaded.roster.map(|bytes| minicbor::decode::<Roster>(&bytes)).transpose().context("the roster")?;
+    if let Some(roster) = &roster {
+        roster.check().context("the stored roster makes no sense")?;
+    }
     let acceptor =
         loaded.acceptor.map(|bytes| minicbor::decode::<AcceptorState>(&bytes)).transpose().context("the promises")?;
     let me = match loaded.settings.get(ME) {

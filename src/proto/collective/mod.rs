@@ -373,6 +373,8 @@ pub struct Collective {
     resynced: BTreeSet<MemberId>,
     /// Since when each member's lease requests say that it is seated; others are not in it.
     seated: BTreeMap<MemberId, Instant>,
+    /// Members of whom two live sessions were seen.
+    duplicates: BTreeSet<MemberId>,
     leader: Option<MemberName>,
 
     swim: Swim,
@@ -449,6 +451,7 @@ impl Collective {
             isolated_since: Some(now.boot),
             resynced: BTreeSet::new(),
             seated: BTreeMap::new(),
+            duplicates: BTreeSet::new(),
             leader: None,
             swim: Swim::new(me, stamp.incarnation, timing, birth.seed, now.boot),
             facts: BTreeMap::new(),
@@ -538,6 +541,11 @@ impl Collective {
     /// Returns the members whose documents are not listened to.
     pub fn quarantined(&self) -> &BTreeSet<MemberId> {
         self.writes.quarantined()
+    }
+
+    /// Returns the name this member has, or had when it was last on the roster.
+    pub fn name(&self) -> Option<MemberName> {
+        self.name.clone()
     }
 
     /// Returns whether this member was taken off the roster.
