@@ -9,7 +9,7 @@ mod driver;
 mod enrol;
 mod handler;
 mod jobs;
-mod persist;
+pub mod persist;
 mod seeds;
 mod state;
 
