@@ -43,6 +43,7 @@ pub(crate) enum Kind {
     /// The process does nothing, while its clock runs on.
     Pause(usize),
     /// The machine with its clock stands still. Breaks what the leases assume; only for testing the checkers.
+    #[cfg_attr(not(test), expect(dead_code, reason = "only tests break the assumption"))]
     Freeze(usize),
     /// Every save takes that long.
     SlowDisk { member: usize, fsync_ms: u64 },

@@ -23,6 +23,10 @@ pub(crate) struct Report {
     pub(crate) hash: String,
     /// The exit code: 0, or that of the first violation.
     pub(crate) exit: u8,
+    /// What was violated first.
+    #[cfg(test)]
+    #[serde(skip)]
+    pub(crate) first: Option<Rule>,
     pub(crate) violations: Vec<String>,
     pub(crate) faults: Vec<String>,
     pub(crate) virtual_s: f64,
@@ -48,6 +52,8 @@ pub(crate) fn run(scenario: &Scenario, seed: u64, tell: bool) -> Report {
         seed,
         hash: world.trace_hash(),
         exit: violations.first().map_or(0, |first| first.rule.exit()),
+        #[cfg(test)]
+        first: violations.first().map(|first| first.rule),
         violations: violations.iter().map(ToString::to_string).collect(),
         faults: world.faults.iter().map(ToString::to_string).collect(),
         virtual_s: world.time as f64 / 1e9,

@@ -134,8 +134,6 @@ impl Site {
         let incarnation = kept.incarnation + 1;
         self.disk.commit(&[store::Record::Incarnation(incarnation)]);
         let mix = mix.fork(Purpose::Birth, (number as u64) << 32 | self.life);
-        let life = if sabotage == Some(Sabotage::SameActor) { 0 } else { self.life };
-        let run = Mix::new(number as u64).bytes(Purpose::Birth, life);
         let birth = Birth {
             me,
             session: SessionId(mix.bytes(Purpose::Birth, 1)),
@@ -152,7 +150,7 @@ impl Site {
             software: "sim".to_owned(),
             seed: mix.bytes(Purpose::Birth, 2),
             decoy: Seed::new(mix.bytes(Purpose::Birth, 3)),
-            actor: Actor::new(me, run),
+            actor: Actor::new(me, mix.bytes(Purpose::Birth, 4)),
         };
         let mut now = self.clock.now(time);
         if sabotage == Some(Sabotage::NoQuietStart) {

@@ -130,7 +130,7 @@ impl World {
 
     /// Defines the nodes of a run, each with three candidates.
     pub(crate) fn define_nodes(&mut self, count: usize) {
-        let members = self.sites.len();
+        let members = self.sites.iter().filter(|site| site.is_up()).count();
         for number in 0..count {
             let Ok(name) = NodeName::new(&format!("n{number}")) else { continue };
             let candidates: Vec<_> = (0..members.min(3)).map(|k| (number + k) % members).collect();
@@ -168,6 +168,7 @@ impl World {
             yes: false,
         };
         self.count("write");
+        self.last_write = number;
         self.ask(at, Op::Write { node, key, value }, request);
     }
 
@@ -183,7 +184,8 @@ impl World {
         let at = awake[draw(0) % awake.len()];
         let node = draw(1) % self.nodes.len();
         let (name, candidates) = self.nodes[node].clone();
-        match draw(2) % 20 {
+        let kind = if self.only_writes { 19 } else { draw(2) % 20 };
+        match kind {
             0 | 1 => {
                 let to = self.sites[candidates[draw(3) % candidates.len()]].name.clone();
                 self.ask(at, Op::Named("move"), Request::Move { nodes: name.to_string(), to, dry_run: false });

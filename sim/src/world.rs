@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::time::Duration;
 
 use collective::proto::collective::{Collective, Effect, Event, JoinId, RequestId, Ticket};
 use collective::proto::document::Entity;
@@ -21,7 +20,7 @@ use crate::enrol::Enrolment;
 use crate::fault::{Active, Fault, Kind, MS, SECOND};
 use crate::mix::{Mix, Purpose};
 use crate::network::{Frame, IDLE_TIMEOUT, Network};
-use crate::scenario::{Sabotage, Scenario};
+use crate::scenario::{Plan, Sabotage, Scenario};
 use crate::site::{Death, Site};
 use crate::workload::Ledger;
 
@@ -39,6 +38,12 @@ enum Due {
     Durable {
         at: usize,
         life: u64,
+    },
+    /// A lying disk says that a save is durable.
+    Lie {
+        at: usize,
+        life: u64,
+        ticket: Ticket,
     },
     /// A datagram, or a large one on a stream of its own.
     Frame {
@@ -117,9 +122,17 @@ pub(crate) struct World {
     pub(crate) checker: Checker,
     pub(crate) coverage: BTreeMap<&'static str, u64>,
     pub(crate) nodes: Vec<(NodeName, Vec<usize>)>,
+    /// Who acted for each node when a scenario looked.
+    pub(crate) noted: Vec<Option<usize>>,
     /// How often the workload asks something; not at all when zero.
     pub(crate) work_every: u64,
     pub(crate) works: u64,
+    /// Whether the load moves and drains nothing.
+    pub(crate) only_writes: bool,
+    /// The number of the last write in the ledger.
+    pub(crate) last_write: usize,
+    /// The write that a scenario looks for.
+    pub(crate) noted_write: usize,
     told: BTreeMap<(usize, usize), (u64, Rc<Facts>)>,
     voters: BTreeMap<Version, Rc<BTreeSet<MemberId>>>,
     seen_roster: Vec<Option<Version>>,
@@ -150,8 +163,12 @@ impl World {
             checker: Checker::default(),
             coverage: BTreeMap::new(),
             nodes: Vec::new(),
+            noted: Vec::new(),
             work_every: 0,
             works: 0,
+            only_writes: !matches!(scenario.faults, Plan::Random),
+            last_write: 0,
+            noted_write: 0,
             told: BTreeMap::new(),
             voters: BTreeMap::new(),
             seen_roster: vec![None; count],
@@ -215,6 +232,13 @@ impl World {
                     && self.sites[at].is_up()
                     && let Some(ticket) = self.sites[at].disk.complete()
                 {
+                    if self.sabotage != Some(Sabotage::LyingDisk) {
+                        self.handle(at, Event::Saved { tickets: vec![ticket] });
+                    }
+                }
+            }
+            Due::Lie { at, life, ticket } => {
+                if self.sites[at].life == life {
                     self.handle(at, Event::Saved { tickets: vec![ticket] });
                 }
             }
@@ -456,11 +480,9 @@ impl World {
         let done = site.disk.submit(ticket, records, self.time, delay);
         let life = site.life;
         if self.sabotage == Some(Sabotage::LyingDisk) {
-            // Says "durable" at once; what it said so of is lost with the power.
-            self.after(0, Due::Durable { at, life });
-        } else {
-            self.at(done, Due::Durable { at, life });
+            self.after(0, Due::Lie { at, life, ticket });
         }
+        self.at(done, Due::Durable { at, life });
     }
 
     pub(crate) fn site_of(&self, key: Fingerprint) -> Option<usize> {
@@ -914,12 +936,6 @@ impl World {
     pub(crate) fn is_quorate(&self, at: usize) -> bool {
         let site = &self.sites[at];
         site.core.as_ref().is_some_and(|core| core.is_quorate(site.now(self.time).boot))
-    }
-
-    /// Returns the lease, in true nanoseconds.
-    pub(crate) fn lease(&self) -> Duration {
-        let roster = self.sites.iter().find_map(|site| site.core.as_ref().map(Collective::roster));
-        roster.map_or(Duration::ZERO, |roster| roster.timing.lease())
     }
 }
 
