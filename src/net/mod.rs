@@ -138,6 +138,8 @@ pub enum NetEvent {
         code: Option<u64>,
         /// What was said with the code.
         close_message: Vec<u8>,
+        /// Whether it was the peer who said so; if not, the code is this side's own.
+        by_peer: bool,
     },
     /// A frame came; only between `LinkUp` and `LinkDown`.
     ///

@@ -84,9 +84,18 @@ impl Site {
 
     async fn link_down(&mut self, with: Fingerprint) -> (Option<u64>, Vec<u8>, String) {
         self.expect("the end of a link", |event| match event {
-            NetEvent::LinkDown { peer, code, close_message, reason } if *peer == with => {
+            NetEvent::LinkDown { peer, code, close_message, reason, .. } if *peer == with => {
                 Some((*code, close_message.clone(), reason.clone()))
             }
+            _ => None,
+        })
+        .await
+    }
+
+    /// Waits for the end of a link; returns whether the peer ended it.
+    async fn link_down_by_peer(&mut self, with: Fingerprint) -> bool {
+        self.expect("the end of a link", |event| match event {
+            NetEvent::LinkDown { peer, by_peer, .. } if *peer == with => Some(*by_peer),
             _ => None,
         })
         .await
@@ -516,6 +525,18 @@ async fn a_removed_member_loses_its_link_at_once_and_is_told_again_when_it_dials
     let again = b.refusal().await;
     assert_eq!((again.dialled, again.code, again.close_message), (true, removed, message));
     assert!(a.net.links().is_empty() && b.net.links().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_ends_of_a_link_know_who_ended_it() {
+    let (mut a, mut b) = ordered_pair();
+    a.meet(&[b.as_hidden_peer()]);
+    b.meet(&[a.as_peer()]);
+    a.link_up(b.fingerprint()).await;
+    b.link_up(a.fingerprint()).await;
+    a.net.set_peers(vec![], BTreeMap::from([(b.fingerprint(), b"removed".to_vec())]));
+    assert!(b.link_down_by_peer(a.fingerprint()).await);
+    assert!(!a.link_down_by_peer(b.fingerprint()).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
