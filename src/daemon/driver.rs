@@ -18,7 +18,7 @@ use super::persist;
 use super::state::{self, Arrival, State};
 use crate::config::Config;
 use crate::gossip::{Admission, Gossip, GossipConfig, Heard, PeerTransport};
-use crate::net::{CloseCode, Net, NetConfig, NetEvent};
+use crate::net::{CloseCode, Net, NetConfig, NetEvent, Switch};
 use crate::proto::collective::{Birth, Collective, Effect, Event, JobId, JoinId, Peer, RequestId, Ticket};
 use crate::proto::document::Actor;
 use crate::proto::facts::Facts;
@@ -89,6 +89,8 @@ pub(super) struct Life {
     /// Whether this member is being let into another collective right now.
     enrolling: bool,
     listen: SocketAddr,
+    /// For the next life.
+    socket: Option<UdpSocket>,
     last_id: u64,
     wake: tokio::time::Instant,
     save_again: Option<tokio::time::Instant>,
@@ -103,17 +105,21 @@ impl Life {
     ///
     /// # Errors
     /// When the address cannot be bound or the disk fails.
-    pub(super) async fn begin(config: &Config, state: State) -> anyhow::Result<Self> {
-        let State { dir, mut store, kept, identity, listen, arrival, quarantined } = state;
+    pub(super) async fn begin(config: &Config, switch: Option<&Switch>, state: State) -> anyhow::Result<Self> {
+        let State { dir, mut store, kept, identity, socket, arrival, quarantined } = state;
         let roster = kept.roster.context("a store without a roster")?;
         let me = kept.me.context("a store without this member's id")?;
         let incarnation = kept.incarnation + 1;
         // Durable before anybody is told of it.
         store.commit(&[Record::Incarnation(incarnation)])?;
 
-        let listen = listen.unwrap_or(config.listen);
-        let socket = UdpSocket::bind(listen).with_context(|| format!("UDP address {listen} cannot be used"))?;
+        let socket = match socket {
+            Some(socket) => socket,
+            None => UdpSocket::bind(config.listen)
+                .with_context(|| format!("UDP address {} cannot be used", config.listen))?,
+        };
         let address = socket.local_addr()?;
+        let kept_socket = socket.try_clone()?;
         let (tell, news) = mpsc::unbounded_channel();
         let reports = tell.clone();
         let store = StoreThread::start(store, move |report| {
@@ -147,7 +153,11 @@ impl Life {
         let hello_out = hello.clone();
         let (net_in, net_events) = mpsc::channel(NEWS_MAX);
         let say_hello = move || hello_out.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let net = Arc::new(Net::start(NetConfig::production(identity, socket, Arc::new(say_hello))?, net_in)?);
+        let mut network = NetConfig::production(identity, socket, Arc::new(say_hello))?;
+        if let Some(switch) = switch {
+            network.socket = switch.wrap(network.socket);
+        }
+        let net = Arc::new(Net::start(network, net_in)?);
         let (gossip_in, frames) = mpsc::channel(NEWS_MAX);
         let (heard_in, heard) = mpsc::channel(NEWS_MAX);
         let admission = Admission::default();
@@ -183,6 +193,7 @@ impl Life {
             arrival,
             enrolling: false,
             listen: address,
+            socket: Some(kept_socket),
             last_id: 0,
             wake: tokio::time::Instant::now(),
             save_again: None,
@@ -470,7 +481,7 @@ impl Life {
         let (dir, store) = self.end().await?;
         let Enrolled { identity, me, roster, peers } = enrolled;
         let mut state = State::replace(dir, store, identity, me, &roster, &peers)?;
-        state.listen = Some(self.listen);
+        state.socket = self.socket.take();
         state.arrival = Some(arrival);
         Ok(state)
     }
@@ -481,7 +492,7 @@ impl Life {
         self.handle(Event::Stop);
         let (dir, store) = self.end().await?;
         let mut state = State::reread(dir, store)?;
-        state.listen = Some(self.listen);
+        state.socket = self.socket.take();
         state.quarantined = self.core.quarantined().clone();
         Ok(state)
     }

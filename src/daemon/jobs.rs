@@ -69,14 +69,7 @@ impl Jobs {
                 Err(busy) => (None, Some(Refusal::new(ErrorCode::TryAgain, busy.to_string(), "try again in a moment"))),
             };
             tracing::info!(node = %job.node, action = job.action, token = job.token, status, "action ended");
-            done(ActionResult {
-                node: job.node,
-                manager: Some(member),
-                token: Some(job.token),
-                status,
-                output,
-                error,
-            });
+            done(ActionResult { node: job.node, manager: Some(member), token: Some(job.token), status, output, error });
         });
     }
 
