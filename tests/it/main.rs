@@ -3,8 +3,13 @@
 //! Every test makes its own members in a temporary directory, ends only what it started, and waits for conditions,
 //! never for a time. Tests named `s1_...` to `s14_...` are the situations of the feature table.
 
+mod abuse;
+mod actions;
+mod answers;
+mod data;
 mod joining;
 mod lab;
+mod members;
 mod partitions;
 mod site;
 mod watch;

@@ -208,9 +208,10 @@ fn a_member_that_is_not_heard_is_not_followed() {
     let taken = taken_over(&sites[0], "mgt3", moment);
 
     lab.heal();
+    let writes = writers.map(Writer::finish);
     settle(&sites.iter().collect::<Vec<_>>());
     watch.finish();
-    for writes in writers.map(Writer::finish) {
+    for writes in writes {
         assert!(writes.iter().all(Write::accepted), "{:?}", writes.iter().find(|write| !write.accepted()));
         nothing_is_lost(&sites, "n1", &writes);
     }
@@ -236,10 +237,11 @@ fn two_members_that_reach_each_other_by_a_third_only_never_act_for_one_node() {
         assert!(site.run(&["show"]).stdout.starts_with("Quorum: True\n"), "{}", site.name());
     }
     lab.heal();
+    let writes: Vec<_> = writers.into_iter().map(Writer::finish).collect();
 
     settle(&sites.iter().collect::<Vec<_>>());
     watch.finish();
-    for writes in writers.into_iter().map(Writer::finish) {
+    for writes in writes {
         nothing_is_lost(&sites, "n1", &writes);
     }
 }

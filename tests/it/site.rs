@@ -123,6 +123,12 @@ impl Plan {
         self
     }
 
+    /// At that address.
+    pub(crate) fn listening(mut self, listen: &str) -> Self {
+        self.listen = listen.into();
+        self
+    }
+
     /// In a network namespace, at that address.
     pub(crate) fn within(mut self, namespace: &str, listen: &str) -> Self {
         (self.namespace, self.listen) = (Some(namespace.into()), listen.into());

@@ -172,3 +172,25 @@ fn acting(document: &str, member: &str) -> Vec<Acting> {
         .filter_map(|node| Some((node["node"].as_str()?.to_owned(), node["token"].as_str()?.to_owned())))
         .collect()
 }
+
+/// Runs an action through one member again and again.
+#[derive(Debug)]
+pub(crate) struct Runs(Loop<Output>);
+
+impl Runs {
+    /// Starts to run an action on nodes.
+    pub(crate) fn start(site: &Site, nodes: &str, action: &str) -> Self {
+        let (socket, nodes, action) = (site.socket(), nodes.to_owned(), action.to_owned());
+        Self(Loop::start(move |_| {
+            let mut client = crate::site::clean(crate::site::COLLECTIVE);
+            let output = run(client.arg("-s").arg(&socket).args(["run", &nodes, &action, "--timeout", "3s"]));
+            std::thread::sleep(Duration::from_millis(50));
+            output
+        }))
+    }
+
+    /// Ends it and returns what came of each run.
+    pub(crate) fn finish(self) -> Vec<Output> {
+        self.0.finish()
+    }
+}
