@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use collective::proto::collective::{Birth, Collective, Effect, Event};
 use collective::proto::document::{Actor, Documents};
+use collective::proto::facts::Facts;
 use collective::proto::identity::{ClusterId, Fingerprint, InviteId, MemberId, SessionId};
 use collective::proto::invite::Seed;
 use collective::proto::lease::Stamp;
@@ -18,6 +19,9 @@ pub(crate) struct Trio {
     wakes: Vec<Instant>,
     now: Instant,
     queue: VecDeque<(usize, Event)>,
+    /// What each member tells by gossip, and the others have not heard.
+    told: BTreeMap<usize, Facts>,
+    gossip_at: Instant,
 }
 
 fn key(index: usize) -> Fingerprint {
@@ -50,8 +54,14 @@ impl Trio {
     /// Starts three members that hold the same documents and are linked.
     pub(crate) fn start(documents: &Documents) -> Self {
         let now = Instant::ZERO + Duration::from_secs(100);
-        let mut trio =
-            Self { cores: Vec::new(), wakes: vec![now + Duration::from_secs(3_600); 3], now, queue: VecDeque::new() };
+        let mut trio = Self {
+            cores: Vec::new(),
+            wakes: vec![now + Duration::from_secs(3_600); 3],
+            now,
+            queue: VecDeque::new(),
+            told: BTreeMap::new(),
+            gossip_at: now,
+        };
         for index in 0..3 {
             let seed = [index as u8 + 1; 32];
             let me = member(index).id;
@@ -104,11 +114,7 @@ impl Trio {
                     let to = usize::from(to.0[0]) - 1;
                     self.queue.push_back((to, Event::Received { peer: key(index), message }));
                 }
-                Effect::Publish(facts) => {
-                    for to in (0..3).filter(|to| *to != index) {
-                        self.queue.push_back((to, Event::Gossip { peer: key(index), facts: facts.clone() }));
-                    }
-                }
+                Effect::Publish(facts) => drop(self.told.insert(index, facts)),
                 Effect::WakeAt(at) => self.wakes[index] = at,
                 _ => {}
             }
@@ -122,13 +128,23 @@ impl Trio {
         }
     }
 
-    /// Goes on to the next moment at which a core wants to be woken.
+    /// Goes on to the next moment at which a core wants to be woken or gossip comes, once a second.
     fn step(&mut self) {
         self.deliver();
         let index = (0..3).min_by_key(|index| self.wakes[*index]).unwrap_or(0);
-        self.now = self.now.max(self.wakes[index]);
-        self.wakes[index] = self.now + Duration::from_secs(3_600);
-        self.handle(index, Event::Wake);
+        if self.gossip_at <= self.wakes[index] {
+            self.now = self.now.max(self.gossip_at);
+            self.gossip_at = self.now + Duration::from_secs(1);
+            for (from, facts) in std::mem::take(&mut self.told) {
+                for to in (0..3).filter(|to| *to != from) {
+                    self.queue.push_back((to, Event::Gossip { peer: key(from), facts: facts.clone() }));
+                }
+            }
+        } else {
+            self.now = self.now.max(self.wakes[index]);
+            self.wakes[index] = self.now + Duration::from_secs(3_600);
+            self.handle(index, Event::Wake);
+        }
         self.deliver();
     }
 
