@@ -3,9 +3,10 @@
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use collective::cli::{DemoArgs, InitArgs, Io, Offline, run};
+use collective::cli::{InitArgs, Io, Offline, run};
 use collective::config::Environment;
-use collective::proto::request::{ErrorCode, Refusal, Response};
+use collective::daemon;
+use collective::proto::request::{Done, ErrorCode, Refusal, Response};
 
 fn main() -> ExitCode {
     let environment: Environment = std::env::vars_os()
@@ -20,18 +21,24 @@ fn main() -> ExitCode {
         stderr: &mut std::io::stderr(),
         read_secret: |prompt| rpassword::prompt_password(prompt),
     };
-    let offline = Offline { demo, init };
+    let offline = Offline { demo: daemon::demo, init };
     ExitCode::from(run(std::env::args_os(), &environment, &mut io, &offline))
 }
 
-/// Runs the demo.
-fn demo(_: DemoArgs) -> u8 {
-    eprintln!("collective: this program was built without the demo");
-    ErrorCode::Failure.exit()
-}
-
-/// Makes an identity on disk.
-fn init(_: InitArgs, _: &Environment) -> Response {
-    let hint = "systemctl start collectived; it makes an identity by itself";
-    Refusal::new(ErrorCode::Unreachable, "the daemon is not running", hint).into()
+/// Makes an identity and a collective of one on disk, for a daemon that does not run yet.
+fn init(arguments: InitArgs, environment: &Environment) -> Response {
+    match arguments.config(environment) {
+        Ok(config) => daemon::initialise(&config).map_or_else(
+            |error| Refusal::new(ErrorCode::Failure, format!("{error:#}"), "collectived --help").into(),
+            |(name, made)| {
+                let message = if made {
+                    format!("{name} is a collective of one now; start collectived")
+                } else {
+                    format!("{name} has an identity already; nothing was changed")
+                };
+                Response::Done(Done { message, ..Done::default() })
+            },
+        ),
+        Err(error) => Refusal::new(ErrorCode::Configuration, error.to_string(), "collective config check").into(),
+    }
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::Profile;
+use crate::config::{Config, ConfigError, DaemonArgs, Environment, Profile};
+use crate::proto::name::MemberName;
 use crate::proto::request::{ImportFormat, Wait};
 use crate::proto::roster::Role;
 
@@ -269,6 +270,31 @@ pub struct InitArgs {
     /// Configuration file, when no daemon runs
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
+
+impl InitArgs {
+    /// Loads the configuration of the daemon that shall run with this identity.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for the first mistake in a file, a variable or the name.
+    pub fn config(self, environment: &Environment) -> Result<Config, ConfigError> {
+        let name = self.name.map(|name| {
+            MemberName::new(&name).map_err(|error| ConfigError::Value {
+                origin: "--name".to_owned(),
+                value: name,
+                message: error.to_string(),
+            })
+        });
+        let daemon = DaemonArgs {
+            config: self.config,
+            name: name.transpose()?,
+            advertise: self.advertise,
+            state_dir: self.state_dir,
+            profile: self.profile,
+            ..DaemonArgs::default()
+        };
+        daemon.load(environment.clone()).map(|(config, _)| config)
+    }
 }
 
 /// What `collective demo` is told.

@@ -1,7 +1,8 @@
 //! The two clocks, read in one place.
 
-use rustix::time::{ClockId, Timespec, clock_gettime};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::actions;
 use crate::proto::time::{Instant, Now, WallTime};
 
 /// Reads CLOCK_BOOTTIME and the wall clock.
@@ -9,19 +10,13 @@ use crate::proto::time::{Instant, Now, WallTime};
 /// BOOTTIME runs on while the machine is suspended; CLOCK_MONOTONIC, which `std` and tokio read, does not, and a lease
 /// measured on it would outlive a nap.
 pub fn now() -> Now {
-    let boot = clock_gettime(ClockId::Boottime);
-    let wall = clock_gettime(ClockId::Realtime);
-    Now { boot: Instant::from_nanos(nanos(boot)), wall: WallTime(nanos(wall) / 1_000_000) }
-}
-
-fn nanos(time: Timespec) -> u64 {
-    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-    seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(time.tv_nsec).unwrap_or(0))
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Now { boot: actions::now(), wall: WallTime(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX)) }
 }
 
 /// Returns the moment of tokio's clock that corresponds to an instant of ours.
 pub fn to_tokio(at: Instant) -> tokio::time::Instant {
-    tokio::time::Instant::now() + at.since(now().boot)
+    tokio::time::Instant::now() + at.since(actions::now())
 }
 
 #[cfg(test)]

@@ -13,12 +13,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::clock;
 use super::enrol::{self, Enrolled};
 use super::handler::Asked;
+use super::jobs::Jobs;
 use super::persist;
 use super::state::{self, Arrival, State};
-use crate::actions::Runner;
 use crate::config::Config;
 use crate::gossip::{Admission, Gossip, GossipConfig, Heard, PeerTransport};
-use crate::net::{CloseCode, Net, NetConfig, NetEvent};
+use crate::net::{CloseCode, Net, NetConfig, NetEvent, Switch};
 use crate::proto::collective::{Birth, Collective, Effect, Event, JobId, JoinId, Peer, RequestId, Ticket};
 use crate::proto::document::Actor;
 use crate::proto::facts::Facts;
@@ -74,7 +74,7 @@ pub(super) struct Life {
     gossip: Arc<Gossip>,
     gossip_in: mpsc::Sender<(Fingerprint, Bytes)>,
     heard: mpsc::Receiver<Heard>,
-    runner: Runner,
+    jobs: Jobs,
     /// Facts on their way to gossip.
     facts: watch::Sender<Facts>,
     publisher: tokio::task::JoinHandle<()>,
@@ -89,6 +89,8 @@ pub(super) struct Life {
     /// Whether this member is being let into another collective right now.
     enrolling: bool,
     listen: SocketAddr,
+    /// For the next life.
+    socket: Option<UdpSocket>,
     last_id: u64,
     wake: tokio::time::Instant,
     save_again: Option<tokio::time::Instant>,
@@ -103,17 +105,21 @@ impl Life {
     ///
     /// # Errors
     /// When the address cannot be bound or the disk fails.
-    pub(super) async fn begin(config: &Config, state: State) -> anyhow::Result<Self> {
-        let State { dir, mut store, kept, identity, listen, arrival, quarantined } = state;
+    pub(super) async fn begin(config: &Config, switch: Option<&Switch>, state: State) -> anyhow::Result<Self> {
+        let State { dir, mut store, kept, identity, socket, arrival, quarantined } = state;
         let roster = kept.roster.context("a store without a roster")?;
         let me = kept.me.context("a store without this member's id")?;
         let incarnation = kept.incarnation + 1;
         // Durable before anybody is told of it.
         store.commit(&[Record::Incarnation(incarnation)])?;
 
-        let listen = listen.unwrap_or(config.listen);
-        let socket = UdpSocket::bind(listen).with_context(|| format!("UDP address {listen} cannot be used"))?;
+        let socket = match socket {
+            Some(socket) => socket,
+            None => UdpSocket::bind(config.listen)
+                .with_context(|| format!("UDP address {} cannot be used", config.listen))?,
+        };
         let address = socket.local_addr()?;
+        let kept_socket = socket.try_clone()?;
         let (tell, news) = mpsc::unbounded_channel();
         let reports = tell.clone();
         let store = StoreThread::start(store, move |report| {
@@ -147,7 +153,11 @@ impl Life {
         let hello_out = hello.clone();
         let (net_in, net_events) = mpsc::channel(NEWS_MAX);
         let say_hello = move || hello_out.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let net = Arc::new(Net::start(NetConfig::production(identity, socket, Arc::new(say_hello))?, net_in)?);
+        let mut network = NetConfig::production(identity, socket, Arc::new(say_hello))?;
+        if let Some(switch) = switch {
+            network.socket = switch.wrap(network.socket);
+        }
+        let net = Arc::new(Net::start(network, net_in)?);
         let (gossip_in, frames) = mpsc::channel(NEWS_MAX);
         let (heard_in, heard) = mpsc::channel(NEWS_MAX);
         let admission = Admission::default();
@@ -171,7 +181,7 @@ impl Life {
             gossip,
             gossip_in,
             heard,
-            runner: Runner::new(&config.actions_dir, &config.hooks_dir),
+            jobs: Jobs::new(&config.actions_dir, &config.hooks_dir),
             facts,
             publisher,
             news,
@@ -183,6 +193,7 @@ impl Life {
             arrival,
             enrolling: false,
             listen: address,
+            socket: Some(kept_socket),
             last_id: 0,
             wake: tokio::time::Instant::now(),
             save_again: None,
@@ -275,15 +286,17 @@ impl Life {
                 Effect::Rebirth { reason } => self.rebirth = Some(reason),
                 Effect::Run { id, job, until } => {
                     let tell = self.tell.clone();
-                    self.runner.run(id, job, clock::to_tokio(until), move |result| {
+                    // Only a member on the roster acts, so it has a name.
+                    let Some(me) = self.core.name() else { continue };
+                    self.jobs.run(id, job, me, until, move |result| {
                         let _ = tell.send(News::JobDone(id, result));
                     });
                 }
-                Effect::Extend { id, until } => self.runner.extend(id, clock::to_tokio(until)),
-                Effect::Cease { node } => self.runner.cease(&node),
+                Effect::Extend { id, until } => self.jobs.extend(id, until),
+                Effect::Cease { node } => self.jobs.cease(&node),
                 Effect::Happened { event, until } => {
                     log(&event);
-                    self.runner.happened(&event, until.map(clock::to_tokio));
+                    self.jobs.happened(&event, self.core.name(), until);
                 }
                 Effect::SwitchIdentity { fingerprint } => self.switch_identity(fingerprint),
                 Effect::Halt => self.halted = true,
@@ -338,7 +351,10 @@ impl Life {
             News::JoinOpen(id, reply) => {
                 self.join_replies.insert(id, reply);
             }
-            News::JobDone(id, result) => self.handle(Event::JobDone { id, result }),
+            News::JobDone(id, result) => {
+                self.jobs.forget(id);
+                self.handle(Event::JobDone { id, result });
+            }
             News::Enrolled(Ok(enrolled), arrival) => {
                 return self.enter(*enrolled, arrival).await.map(|state| Some(Ended::Reborn(Box::new(state))));
             }
@@ -465,7 +481,7 @@ impl Life {
         let (dir, store) = self.end().await?;
         let Enrolled { identity, me, roster, peers } = enrolled;
         let mut state = State::replace(dir, store, identity, me, &roster, &peers)?;
-        state.listen = Some(self.listen);
+        state.socket = self.socket.take();
         state.arrival = Some(arrival);
         Ok(state)
     }
@@ -476,7 +492,7 @@ impl Life {
         self.handle(Event::Stop);
         let (dir, store) = self.end().await?;
         let mut state = State::reread(dir, store)?;
-        state.listen = Some(self.listen);
+        state.socket = self.socket.take();
         state.quarantined = self.core.quarantined().clone();
         Ok(state)
     }
@@ -536,7 +552,7 @@ impl Life {
 
     /// Says farewell, closes the network, and gives up what the next life needs.
     async fn end(&mut self) -> anyhow::Result<(StateDir, Box<dyn Store>)> {
-        self.runner.stop().await;
+        self.jobs.stop().await;
         tokio::time::sleep(FAREWELL).await;
         self.publisher.abort();
         self.gossip.shutdown().await;

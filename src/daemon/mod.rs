@@ -4,10 +4,11 @@
 //! member joins another collective, since then everything it holds is replaced; the next one starts from the new store.
 
 pub mod clock;
-pub mod demo;
+mod demo;
 mod driver;
 mod enrol;
 mod handler;
+mod jobs;
 mod persist;
 mod state;
 
@@ -19,6 +20,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::admin::AdminSockets;
 use crate::config::Config;
+use crate::net::Switch;
+pub use demo::demo;
 use driver::{Ended, Life};
 pub use state::initialise;
 
@@ -29,6 +32,8 @@ pub struct Options {
     pub ready: Option<tokio::sync::oneshot::Sender<SocketAddr>>,
     /// Ends the daemon cleanly; signals do so too.
     pub stop: Option<tokio::sync::oneshot::Receiver<()>>,
+    /// Lets the demo cut this member off.
+    pub switch: Option<Switch>,
 }
 
 /// Runs a daemon until it is told to stop.
@@ -44,7 +49,7 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
     let mut ready = options.ready;
     let mut next = state;
     let result = loop {
-        let life = Life::begin(&config, next).await.context("the daemon cannot start");
+        let life = Life::begin(&config, options.switch.as_ref(), next).await.context("the daemon cannot start");
         let mut life = match life {
             Ok(life) => life,
             Err(error) => break Err(error),

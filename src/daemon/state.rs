@@ -1,7 +1,7 @@
 //! What a life starts from: the state directory, opened, locked, and filled with a collective of one when it is new.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
@@ -27,8 +27,8 @@ pub(super) struct State {
     pub(super) store: Box<dyn Store>,
     pub(super) kept: persist::Kept,
     pub(super) identity: Identity,
-    /// The socket's address of the life before, so that port 0 stays what it became.
-    pub(super) listen: Option<SocketAddr>,
+    /// The UDP socket of the life before: the address stays, and nobody else can take it meanwhile.
+    pub(super) socket: Option<UdpSocket>,
     /// Who waits for the data to arrive after joining.
     pub(super) arrival: Option<Arrival>,
     /// Members whose documents broke one of ours in an earlier life.
@@ -92,7 +92,7 @@ impl State {
     }
 
     fn new(dir: StateDir, store: Box<dyn Store>, kept: persist::Kept, identity: Identity) -> Self {
-        Self { dir, store, kept, identity, listen: None, arrival: None, quarantined: BTreeSet::new() }
+        Self { dir, store, kept, identity, socket: None, arrival: None, quarantined: BTreeSet::new() }
     }
 
     /// Replaces everything in a state directory by a new enrolment. What was there is kept beside it.

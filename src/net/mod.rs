@@ -12,6 +12,7 @@
 //! | `link` | what is said over a link, in which order, and how much may wait |
 //! | [`join`] | how a stranger with a token is talked to |
 //! | [`limits`] | every bound |
+//! | `switch` | nothing: a cable that can be cut, for the demo |
 //!
 //! Whatever is random or timed comes in through [`NetConfig`] and tokio's clock, so that a simulator can be the world.
 
@@ -21,6 +22,7 @@ pub mod join;
 pub mod limits;
 mod link;
 mod slot;
+mod switch;
 pub mod tls;
 
 #[cfg(test)]
@@ -44,6 +46,7 @@ use crate::proto::identity::Fingerprint;
 pub use crate::proto::message::{Channel, Delivery};
 pub use endpoint::EndpointSeeds;
 pub use join::{JoinClient, JoinError, JoinStream};
+pub use switch::Switch;
 pub use tls::{Identity, IdentityError, fingerprint_of};
 
 /// Why a connection was closed; the number travels.

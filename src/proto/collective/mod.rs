@@ -540,6 +540,11 @@ impl Collective {
         self.writes.quarantined()
     }
 
+    /// Returns the name this member has, or had when it was last on the roster.
+    pub fn name(&self) -> Option<MemberName> {
+        self.name.clone()
+    }
+
     /// Returns whether this member was taken off the roster.
     pub fn is_removed(&self) -> bool {
         self.removed.is_some()
