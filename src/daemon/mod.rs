@@ -9,7 +9,8 @@ mod driver;
 mod enrol;
 mod handler;
 mod jobs;
-mod persist;
+pub mod persist;
+mod seeds;
 mod state;
 
 use std::net::SocketAddr;
@@ -43,7 +44,10 @@ pub struct Options {
 pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
     let state = state::State::open(&config)?;
     let sockets = AdminSockets::bind(&config.runtime_dir)?;
-    let (handler, mut requests) = handler::channel();
+    let (handler, inner, mut requests) = handler::channel();
+    if !config.seeds.is_empty() && state.is_alone() {
+        tokio::spawn(seeds::join(config.clone(), inner));
+    }
     let admin = tokio::spawn(crate::admin::serve(sockets, handler));
     let mut stop = Box::pin(stopped(options.stop)?);
     let mut ready = options.ready;
