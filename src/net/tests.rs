@@ -683,7 +683,7 @@ async fn nothing_is_sent_to_a_server_with_another_key_than_the_token_says() {
     let (mut member, joiner) = (Site::start(1), Site::start(2));
     let (places, key) = ([member.address().to_string()], identity(9).fingerprint());
     let error = joiner.net.join(&places, key, &joiner.identity).await.expect_err("another key");
-    assert!(matches!(&error, JoinError::Unreachable(words) if words.contains("another key")), "{error:?}");
+    assert!(matches!(&error, JoinError::OtherKey(words) if words.contains("another key")), "{error:?}");
     // The server has not even seen whose call it was.
     assert_eq!(member.refusal().await.peer, None);
 }
