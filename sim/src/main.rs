@@ -1,3 +1,21 @@
-//! The partition simulator.
+//! The partition simulator: shipped members in virtual time, on simulated networks, disks and clocks.
+//!
+//! Run `collective-sim list` for what it can show, and see docs/simulation.md.
 
-fn main() {}
+mod check;
+mod cli;
+mod clock;
+mod disk;
+mod enrol;
+mod fault;
+mod mix;
+mod network;
+mod run;
+mod scenario;
+mod site;
+mod workload;
+mod world;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

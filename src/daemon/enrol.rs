@@ -175,7 +175,7 @@ impl Plan {
             JoinAnswer::Welcome { roster, member, addresses } => {
                 let known =
                     roster.member(member).is_some_and(|entry| entry.fingerprints.contains(&identity.fingerprint()));
-                if !known || roster.cluster != cluster {
+                if !known || roster.cluster != cluster || roster.check().is_err() {
                     return Err(nonsense());
                 }
                 let peers = addresses

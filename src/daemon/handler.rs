@@ -25,10 +25,10 @@ pub(super) struct Asked {
 /// The admin room's end.
 struct ToLoop(mpsc::Sender<Asked>);
 
-/// Makes both ends.
-pub(super) fn channel() -> (Arc<dyn Handler>, mpsc::Receiver<Asked>) {
+/// Makes both ends; the sender is for requests that the daemon makes of itself.
+pub(super) fn channel() -> (Arc<dyn Handler>, mpsc::Sender<Asked>, mpsc::Receiver<Asked>) {
     let (sender, receiver) = mpsc::channel(WAITING_MAX);
-    (Arc::new(ToLoop(sender)), receiver)
+    (Arc::new(ToLoop(sender.clone())), sender, receiver)
 }
 
 #[async_trait]

@@ -9,7 +9,8 @@ mod driver;
 mod enrol;
 mod handler;
 mod jobs;
-mod persist;
+pub mod persist;
+mod seeds;
 mod state;
 
 use std::net::SocketAddr;
@@ -22,7 +23,7 @@ use crate::admin::AdminSockets;
 use crate::config::Config;
 use crate::net::Switch;
 pub use demo::demo;
-use driver::{Ended, Life};
+use driver::{Ended, Life, Surroundings};
 pub use state::initialise;
 
 /// How a daemon differs from what its configuration says; for several in one process.
@@ -32,6 +33,8 @@ pub struct Options {
     pub ready: Option<tokio::sync::oneshot::Sender<SocketAddr>>,
     /// Ends the daemon cleanly; signals do so too.
     pub stop: Option<tokio::sync::oneshot::Receiver<()>>,
+    /// The program that watches jobs from outside, which is the daemon's own with a flag.
+    pub guard: Option<PathBuf>,
     /// Lets the demo cut this member off.
     pub switch: Option<Switch>,
 }
@@ -43,13 +46,17 @@ pub struct Options {
 pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
     let state = state::State::open(&config)?;
     let sockets = AdminSockets::bind(&config.runtime_dir)?;
-    let (handler, mut requests) = handler::channel();
+    let (handler, inner, mut requests) = handler::channel();
+    if !config.seeds.is_empty() && state.is_alone() {
+        tokio::spawn(seeds::join(config.clone(), inner));
+    }
     let admin = tokio::spawn(crate::admin::serve(sockets, handler));
     let mut stop = Box::pin(stopped(options.stop)?);
+    let surroundings = Surroundings { guard: options.guard, switch: options.switch };
     let mut ready = options.ready;
     let mut next = state;
     let result = loop {
-        let life = Life::begin(&config, options.switch.as_ref(), next).await.context("the daemon cannot start");
+        let life = Life::begin(&config, &surroundings, next).await.context("the daemon cannot start");
         let mut life = match life {
             Ok(life) => life,
             Err(error) => break Err(error),

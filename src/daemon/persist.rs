@@ -20,7 +20,7 @@ const REMOVED: &str = "removed";
 
 /// What a store kept, decoded.
 #[derive(Debug)]
-pub(super) struct Kept {
+pub struct Kept {
     /// This member's enrolment; none in a store that was never used.
     pub me: Option<MemberId>,
     /// The last incarnation.
@@ -47,7 +47,7 @@ pub(super) struct Kept {
 ///
 /// # Errors
 /// When something that safety rests on cannot be read: the daemon must not start as if it were not there.
-pub(super) fn decode(loaded: store::Loaded) -> anyhow::Result<Kept> {
+pub fn decode(loaded: store::Loaded) -> anyhow::Result<Kept> {
     if loaded.has_forgotten_promises() {
         let what: Vec<_> = loaded.damaged.iter().map(ToString::to_string).collect();
         return Err(anyhow!(
@@ -58,6 +58,9 @@ pub(super) fn decode(loaded: store::Loaded) -> anyhow::Result<Kept> {
     }
     let mut damage: Vec<_> = loaded.damaged.iter().map(ToString::to_string).collect();
     let roster = loaded.roster.map(|bytes| minicbor::decode::<Roster>(&bytes)).transpose().context("the roster")?;
+    if let Some(roster) = &roster {
+        roster.check().context("the stored roster makes no sense")?;
+    }
     let acceptor =
         loaded.acceptor.map(|bytes| minicbor::decode::<AcceptorState>(&bytes)).transpose().context("the promises")?;
     let me = match loaded.settings.get(ME) {
@@ -120,7 +123,7 @@ fn documents(snapshots: BTreeMap<(u8, u64), Vec<u8>>, changes: Vec<store::Stored
 }
 
 /// Encodes what the core wants kept.
-pub(super) fn encode(record: Record) -> Vec<store::Record> {
+pub fn encode(record: Record) -> Vec<store::Record> {
     match record {
         Record::Incarnation(incarnation) => vec![store::Record::Incarnation(incarnation)],
         Record::Sequence(sequence) => vec![store::Record::Sequence(sequence)],
@@ -149,11 +152,7 @@ pub(super) fn encode(record: Record) -> Vec<store::Record> {
 }
 
 /// Encodes a new member's first facts: who it is, the roster it starts with, and where the others are.
-pub(super) fn encode_birth(
-    me: MemberId,
-    roster: &Roster,
-    peers: &BTreeMap<MemberId, PeerRecord>,
-) -> Vec<store::Record> {
+pub fn encode_birth(me: MemberId, roster: &Roster, peers: &BTreeMap<MemberId, PeerRecord>) -> Vec<store::Record> {
     let mut records =
         vec![store::Record::Setting { key: ME.into(), value: me.0.to_vec() }, store::Record::Roster(bytes(roster))];
     records.extend(peers.iter().map(|(id, peer)| store::Record::Peer { id: *id, bytes: bytes(peer) }));

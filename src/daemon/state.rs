@@ -91,6 +91,11 @@ impl State {
         Ok(Self::new(dir, store, kept, identity))
     }
 
+    /// Returns whether this member never was in a collective with others.
+    pub(super) fn is_alone(&self) -> bool {
+        self.kept.roster.as_ref().is_some_and(|roster| roster.version.epoch == 1)
+    }
+
     fn new(dir: StateDir, store: Box<dyn Store>, kept: persist::Kept, identity: Identity) -> Self {
         Self { dir, store, kept, identity, socket: None, arrival: None, quarantined: BTreeSet::new() }
     }

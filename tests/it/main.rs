@@ -12,4 +12,5 @@ mod lab;
 mod members;
 mod partitions;
 mod site;
+mod tidy;
 mod watch;

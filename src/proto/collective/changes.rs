@@ -64,10 +64,22 @@ impl Collective {
             }
             Verdict::StaleEpoch => self.send_roster(from),
             Verdict::NewerEpoch => self.want_roster(from),
-            Verdict::DuplicateSession => self.managers.touch_availability(),
+            Verdict::DuplicateSession => self.note_duplicates(),
             _ => {}
         }
         self.say(from, Message::LeaseAck(ack));
+    }
+
+    /// Tells once when two live sessions of one identity are seen: a cloned machine.
+    fn note_duplicates(&mut self) {
+        let duplicates: std::collections::BTreeSet<_> =
+            self.voter.duplicate_sessions(self.now.boot).into_iter().collect();
+        for id in duplicates.difference(&self.duplicates.clone()) {
+            let name = self.name_of(*id);
+            let message = format!("two daemons run as {name}; neither gets new nodes until one is stopped");
+            self.happen(EventKind::DuplicateIdentity, About::member(name), message);
+        }
+        self.duplicates = duplicates;
     }
 
     pub(super) fn on_lease_ack(&mut self, from: MemberId, ack: &LeaseAck) {
@@ -187,6 +199,9 @@ impl Collective {
         let ids: Vec<_> = self.roster.ids().collect();
         self.swim.set_members(ids.into_iter(), self.now.boot);
         self.forget_strangers();
+        // A change refused because its author was unknown may be welcome now.
+        let unfinished: Vec<_> = self.links.iter().filter(|(_, link)| !link.has_resynced).map(|(id, _)| *id).collect();
+        unfinished.into_iter().for_each(|id| self.begin_resync(id));
         self.managers.touch_all();
         self.tell_changes(&before);
         if self.roster.member(self.me).is_none() {
@@ -319,7 +334,7 @@ impl Collective {
     fn on_change_impossible(&mut self, pending: PendingChange, error: RosterError) {
         match pending.origin {
             Origin::Request(id, _) => {
-                let refusal = super::requests::refuse_change(&pending.change, &error);
+                let refusal = super::refusals::refuse_change(&pending.change, &error);
                 self.reply(id, refusal);
             }
             Origin::Join(id) => self.on_join_decided(id, JoinOutcome::Impossible(error)),

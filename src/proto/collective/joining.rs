@@ -149,15 +149,17 @@ impl Collective {
         };
         let checked = self.invites.check(&transcript, &proof.proof, self.now.wall).cloned();
         self.save_invites(Vec::new());
+        // A stranger whose welcome was lost asks again, perhaps with an invitation that is used by now.
+        if matches!(checked, Ok(_) | Err(JoinRefusal::Used))
+            && let Some(member) = invite::enrolled(&self.roster, transcript.invite, &transcript.name, peer)
+        {
+            self.welcome(id, member);
+            return;
+        }
         let invite = match checked {
             Ok(invite) => invite,
             Err(refusal) => {
-                // A stranger whose welcome was lost asks again, with an invitation that is used by now.
-                let again = invite::enrolled(&self.roster, transcript.invite, &transcript.name, peer);
-                match again.filter(|_| refusal == JoinRefusal::Used) {
-                    Some(member) => self.welcome(id, member),
-                    None => self.turn_away(id, refusal),
-                }
+                self.turn_away(id, refusal);
                 return;
             }
         };

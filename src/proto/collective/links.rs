@@ -14,13 +14,14 @@ use crate::proto::record::Record;
 use crate::proto::request::EventKind;
 use crate::proto::swim::SwimOut;
 use crate::proto::sync::Resync;
+use crate::proto::time::Instant;
 
 /// Addresses kept of one member.
 const ADDRESSES_MAX: usize = 4;
 
 /// One connection to another member, as the core sees it.
 #[derive(Debug)]
-pub struct Link {
+pub(super) struct Link {
     /// The key it presented.
     pub(super) fingerprint: Fingerprint,
     /// Where it is.
@@ -29,6 +30,8 @@ pub struct Link {
     pub(super) resync: Resync,
     /// Whether all was had from it that it had when it was compared.
     pub(super) has_resynced: bool,
+    /// When the comparison under way began.
+    pub(super) compared_at: Instant,
 }
 
 impl Collective {
@@ -55,7 +58,8 @@ impl Collective {
         let behind = hello.version > self.roster.version;
         self.writes.round += 1;
         let (resync, _) = Resync::start(self.writes.round, &self.documents);
-        self.links.insert(id, Link { fingerprint: peer, address, resync, has_resynced: false });
+        let compared_at = self.now.boot;
+        self.links.insert(id, Link { fingerprint: peer, address, resync, has_resynced: false, compared_at });
         self.on_heard(id);
         self.begin_resync(id);
         if behind {
@@ -151,7 +155,6 @@ impl Collective {
         if facts.version > self.roster.version {
             self.want_roster(id);
         }
-        self.watch_root(id, facts.root);
         self.facts.insert(id, (facts, self.now.boot));
         self.managers.touch_availability();
     }

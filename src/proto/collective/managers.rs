@@ -40,6 +40,9 @@ pub(super) struct Managers {
     /// When somebody's availability may end by itself.
     available_until: Option<Instant>,
     confirmed: Vec<(NodeName, u64)>,
+    /// Nodes whose claim had no majority any more when last looked at, and when to look again.
+    lapsed: BTreeSet<NodeName>,
+    look_for_lapsed_at: Instant,
     expressions: Expressions,
 }
 
@@ -149,8 +152,37 @@ impl Collective {
             }
             self.managers.expressions = expressions;
         }
+        self.give_up_lapsed();
         self.serve_duties();
         self.record_confirmed();
+    }
+
+    /// Gives up claims that lapsed while quorum was held, so that they are made anew, by a higher term.
+    ///
+    /// A voter that knows a higher term from the other side of a partition refuses a claim for good; when one of those
+    /// that confirmed it is lost, no majority is left. A round is given to grants that are on their way.
+    fn give_up_lapsed(&mut self) {
+        let now = self.now.boot;
+        if now < self.managers.look_for_lapsed_at {
+            return;
+        }
+        self.managers.look_for_lapsed_at = now + self.roster.timing.renewal();
+        let grants = self.holder.under(&self.roster);
+        if !grants.quorum(now).is_held() {
+            return;
+        }
+        let duties = self.managers.duties.iter();
+        let lapsed: BTreeSet<_> = duties
+            .filter(|(_, duty)| matches!(duty, Duty::Recording { .. } | Duty::Acting { .. }))
+            .filter(|(node, _)| !grants.acts(node, now))
+            .map(|(node, _)| node.clone())
+            .collect();
+        let before = std::mem::replace(&mut self.managers.lapsed, lapsed);
+        let twice: Vec<_> = before.intersection(&self.managers.lapsed).cloned().collect();
+        for node in twice {
+            self.give_up(&node);
+            self.managers.touch(node);
+        }
     }
 
     fn look_who_is_available(&mut self) {
@@ -424,7 +456,9 @@ impl Collective {
         }
         let record = record_of(&self.documents, node)?;
         let id = self.roster.by_name(&record.value)?.id;
-        (id != self.me && !self.voters.contains(&self.me) && self.is_live(id)).then_some(id)
+        // The record is older than the lease table, so it counts only where there is no table to ask.
+        let has_table = self.voters.contains(&self.me) && self.voter.complete_from() <= self.now.boot;
+        (id != self.me && !has_table && self.is_live(id)).then_some(id)
     }
 
     /// Says who manages a node, and why.

@@ -18,6 +18,10 @@ use crate::proto::request::{Done, ErrorCode, EventKind, Refusal, Response, Wait}
 use crate::proto::sync::{self, Resync, SyncError, SyncMessage, Watch};
 use crate::proto::time::Instant;
 
+/// How often the roots that members tell are compared.
+const WATCH_EVERY: Duration = Duration::from_secs(2);
+/// How long a comparison of documents may take that gets no answer.
+const COMPARE_WITHIN: Duration = Duration::from_secs(10);
 /// Changes in one document after which it is stored whole again.
 const SNAPSHOT_AFTER: usize = 1_000;
 
@@ -29,6 +33,7 @@ pub(super) struct Writes {
     /// What was made durable here in this step, by the member whose writes they are.
     owed: BTreeMap<MemberId, Vec<ChangeId>>,
     watch: Watch,
+    watch_at: Instant,
     /// Members whose documents are not listened to, since they sent what broke one.
     quarantined: BTreeSet<MemberId>,
     /// Why the last save failed; none once one succeeded.
@@ -185,6 +190,7 @@ impl Collective {
         let Some(link) = self.links.get_mut(&peer) else { return };
         link.resync = resync;
         link.has_resynced = false;
+        link.compared_at = self.now.boot;
         let name = self.name_of(peer);
         self.happen(EventKind::ResyncStart, About::member(name.clone()), format!("comparing documents with {name}"));
         self.say(peer, Message::Sync(question));
@@ -261,6 +267,7 @@ impl Collective {
         }
         self.finish_resyncs();
         self.answer_writes();
+        self.watch_roots();
     }
 
     fn finish_resyncs(&mut self) {
@@ -326,18 +333,30 @@ impl Collective {
         )
     }
 
-    /// Looks at the root that a member tells by gossip; a difference that does not go away by itself is looked into.
-    pub(super) fn watch_root(&mut self, id: MemberId, theirs: [u8; 8]) {
-        if self.writes.watch.observe(id, theirs, self.documents.root())
-            && self.links.get(&id).is_some_and(|link| link.has_resynced)
-        {
-            self.begin_resync(id);
+    /// Looks at the roots that members tell by gossip. A difference that does not go away by itself is looked into,
+    /// and so is a comparison that came to nothing, as when the peer knew an author before we did.
+    fn watch_roots(&mut self) {
+        if self.now.boot < self.writes.watch_at {
+            return;
         }
+        self.writes.watch_at = self.now.boot + WATCH_EVERY;
+        let root = self.documents.root();
+        let mut again = Vec::new();
+        for (id, link) in &self.links {
+            let theirs = self.facts.get(id).map_or(root, |(facts, _)| facts.root);
+            let differs = self.writes.watch.observe(*id, theirs, root);
+            let stuck = !link.has_resynced && self.now.boot.since(link.compared_at) >= COMPARE_WITHIN;
+            if (differs && link.has_resynced) || stuck {
+                again.push(*id);
+            }
+        }
+        again.into_iter().for_each(|id| self.begin_resync(id));
     }
 
-    /// Returns when a write's time is up.
+    /// Returns when a write's time is up or the roots are looked at again.
     pub(super) fn writes_due(&self) -> Option<Instant> {
-        self.writes.waiting.values().map(|waiting| waiting.until).min()
+        let watch = (!self.links.is_empty()).then_some(self.writes.watch_at);
+        self.writes.waiting.values().map(|waiting| waiting.until).chain(watch).min()
     }
 
     /// Writes that wait for a majority when quorum is lost are answered at once: nobody knows.

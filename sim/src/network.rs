@@ -1,0 +1,159 @@
+//! The network between sites: which links are up at which end, and what is on its way over them.
+//!
+//! A link has two ends, and they may differ: one end may have given the link up while the other has not noticed. Each
+//! link has a number of its own, so nothing of an old link arrives on a new one.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+
+use collective::proto::message::Channel;
+
+/// After how much silence an end gives its link up, in nanoseconds; `net::limits::IDLE_TIMEOUT`.
+pub(crate) const IDLE_TIMEOUT: u64 = 15_000_000_000;
+
+/// The bytes of one frame.
+pub(crate) type Frame = Rc<[u8]>;
+
+/// One end of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct End {
+    /// The number of the link.
+    pub(crate) link: u64,
+    /// When this end heard anything last, in true time.
+    pub(crate) heard: u64,
+}
+
+/// One stream in one direction: frames arrive in order, none is lost while the link lives.
+#[derive(Debug, Default)]
+pub(crate) struct Pipe {
+    pub(crate) link: u64,
+    pub(crate) frames: VecDeque<(u64, Frame)>,
+}
+
+/// All links.
+#[derive(Debug, Default)]
+pub(crate) struct Network {
+    ends: BTreeMap<(usize, usize), End>,
+    pipes: BTreeMap<(usize, usize, Channel), Pipe>,
+    /// How many links there ever were.
+    links: u64,
+    /// How many packets each direction carried, so that each has its own chance.
+    packets: BTreeMap<(usize, usize), u64>,
+}
+
+impl Network {
+    /// Returns the end of a link that `at` has to `to`.
+    pub(crate) fn end(&self, at: usize, to: usize) -> Option<End> {
+        self.ends.get(&(at, to)).copied()
+    }
+
+    /// Returns the number of the link whose both ends are up.
+    pub(crate) fn link(&self, a: usize, b: usize) -> Option<u64> {
+        let (here, there) = (self.end(a, b)?, self.end(b, a)?);
+        (here.link == there.link).then_some(here.link)
+    }
+
+    /// Brings a new link up at both ends.
+    pub(crate) fn connect(&mut self, a: usize, b: usize, now: u64) {
+        self.links += 1;
+        let end = End { link: self.links, heard: now };
+        self.ends.insert((a, b), end);
+        self.ends.insert((b, a), end);
+    }
+
+    /// Takes one end down; returns whether it was up.
+    pub(crate) fn drop_end(&mut self, at: usize, to: usize) -> bool {
+        for channel in Channel::ALL {
+            self.pipes.remove(&(at, to, channel));
+        }
+        self.ends.remove(&(at, to)).is_some()
+    }
+
+    /// Notes that an end heard something.
+    pub(crate) fn heard(&mut self, at: usize, from: usize, now: u64) {
+        if let Some(end) = self.ends.get_mut(&(at, from)) {
+            end.heard = now;
+        }
+    }
+
+    /// Returns the members that one has an end of a link to.
+    pub(crate) fn linked(&self, at: usize) -> Vec<usize> {
+        self.ends.range((at, 0)..=(at, usize::MAX)).map(|((_, to), _)| *to).collect()
+    }
+
+    /// Returns the number of a new packet in that direction, over the whole run.
+    pub(crate) fn packet(&mut self, from: usize, to: usize) -> u64 {
+        let count = self.packets.entry((from, to)).or_default();
+        *count += 1;
+        (from as u64) << 56 | (to as u64) << 48 | *count
+    }
+
+    /// Queues a frame on a stream; returns whether nothing else was queued there.
+    pub(crate) fn push(
+        &mut self,
+        from: usize,
+        to: usize,
+        channel: Channel,
+        link: u64,
+        ready: u64,
+        frame: Frame,
+    ) -> bool {
+        let pipe = self.pipes.entry((from, to, channel)).or_default();
+        if pipe.link != link {
+            *pipe = Pipe { link, frames: VecDeque::new() };
+        }
+        let was_empty = pipe.frames.is_empty();
+        pipe.frames.push_back((ready, frame));
+        was_empty
+    }
+
+    /// Takes the first frame of a stream if it is ready; otherwise says when the first one will be.
+    pub(crate) fn pop(
+        &mut self,
+        from: usize,
+        to: usize,
+        channel: Channel,
+        link: u64,
+        now: u64,
+    ) -> (Option<Frame>, Option<u64>) {
+        let Some(pipe) = self.pipes.get_mut(&(from, to, channel)).filter(|pipe| pipe.link == link) else {
+            return (None, None);
+        };
+        let frame = match pipe.frames.front() {
+            Some((ready, _)) if *ready <= now => pipe.frames.pop_front().map(|(_, frame)| frame),
+            _ => None,
+        };
+        (frame, pipe.frames.front().map(|(ready, _)| (*ready).max(now)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_of_a_stream_keep_their_order() {
+        let mut network = Network::default();
+        network.connect(0, 1, 0);
+        let link = network.link(0, 1).expect("up");
+        assert!(network.push(0, 1, Channel::Sync, link, 9, [1].into()));
+        assert!(!network.push(0, 1, Channel::Sync, link, 2, [2].into()));
+        assert_eq!(network.pop(0, 1, Channel::Sync, link, 5), (None, Some(9)));
+        assert_eq!(network.pop(0, 1, Channel::Sync, link, 9), (Some([1].into()), Some(9)));
+        assert_eq!(network.pop(0, 1, Channel::Sync, link, 9), (Some([2].into()), None));
+    }
+
+    #[test]
+    fn nothing_of_an_old_link_arrives_on_a_new_one() {
+        let mut network = Network::default();
+        network.connect(0, 1, 0);
+        let old = network.link(0, 1).expect("up");
+        network.push(0, 1, Channel::Sync, old, 0, [1].into());
+        network.drop_end(0, 1);
+        assert_eq!(network.link(0, 1), None, "one end is not enough");
+        network.connect(0, 1, 5);
+        let new = network.link(0, 1).expect("up");
+        assert_ne!(old, new);
+        assert_eq!(network.pop(0, 1, Channel::Sync, new, 9), (None, None));
+    }
+}

@@ -1,0 +1,185 @@
+//! One run: assemble, load and faults, heal, converge; and what is reported of it.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use collective::proto::collective::Collective;
+use collective::proto::document::Entity;
+use collective::proto::request::Request;
+use serde::Serialize;
+
+use crate::check::{Final, Rule, Violation, unconverged};
+use crate::fault::{MS, SECOND, plan};
+use crate::scenario::{Plan, Scenario};
+use crate::workload::Op;
+use crate::world::World;
+
+/// What came of one run.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Report {
+    pub(crate) scenario: &'static str,
+    pub(crate) seed: u64,
+    /// SHA-256 over everything that happened, in hexadecimal.
+    pub(crate) hash: String,
+    /// The exit code: 0, or that of the first violation.
+    pub(crate) exit: u8,
+    /// What was violated first.
+    #[cfg(test)]
+    #[serde(skip)]
+    pub(crate) first: Option<Rule>,
+    pub(crate) violations: Vec<String>,
+    pub(crate) faults: Vec<String>,
+    pub(crate) virtual_s: f64,
+    /// How long it took until everything was equal again, in true milliseconds.
+    pub(crate) converged_after_ms: Option<u64>,
+    pub(crate) events: u64,
+    pub(crate) coverage: BTreeMap<&'static str, u64>,
+    #[serde(skip)]
+    pub(crate) story: Vec<String>,
+    /// How long it took here; not part of what is compared.
+    #[serde(skip)]
+    pub(crate) took_s: f64,
+}
+
+/// Runs a scenario with a seed.
+pub(crate) fn run(scenario: &Scenario, seed: u64, tell: bool) -> Report {
+    let started = Instant::now();
+    let mut world = World::new(scenario, seed, tell);
+    let converged = drive(&mut world, scenario, seed);
+    let violations: &[Violation] = &world.checker.violations;
+    Report {
+        scenario: scenario.name,
+        seed,
+        hash: world.trace_hash(),
+        exit: violations.first().map_or(0, |first| first.rule.exit()),
+        #[cfg(test)]
+        first: violations.first().map(|first| first.rule),
+        violations: violations.iter().map(ToString::to_string).collect(),
+        faults: world.faults.iter().map(ToString::to_string).collect(),
+        virtual_s: world.time as f64 / 1e9,
+        converged_after_ms: converged.map(|time| time / MS),
+        events: world.events,
+        coverage: world.coverage.clone(),
+        story: world.story.take().unwrap_or_default(),
+        took_s: started.elapsed().as_secs_f64(),
+    }
+}
+
+fn drive(world: &mut World, scenario: &Scenario, seed: u64) -> Option<u64> {
+    world.assemble(scenario.joined);
+    if !world.checker.violations.is_empty() {
+        return None;
+    }
+    world.define_nodes(scenario.nodes);
+    let begin = world.time;
+    let faults = match &scenario.faults {
+        Plan::Fixed(faults) => faults.clone(),
+        Plan::Random => plan(crate::mix::Mix::new(seed), scenario.members, scenario.window_ms),
+    };
+    world.schedule(faults);
+    world.start_work(scenario.work_every_ms * MS);
+    for (at_ms, step) in &scenario.steps {
+        world.run_until(begin + at_ms * MS);
+        if !world.checker.violations.is_empty() {
+            return None;
+        }
+        if let Err(what) = step(world) {
+            world.violate(Rule::BoundedTime, what);
+        }
+    }
+    world.run_until(begin + scenario.window_ms * MS);
+    world.work_every = 0;
+    converge(world, scenario)
+}
+
+/// The last phase: whatever is not broken for ever must become equal, quorate and managed.
+fn converge(world: &mut World, scenario: &Scenario) -> Option<u64> {
+    let healed = world.time;
+    let core = healthy(world);
+    let end = healed + scenario.converge_ms * MS;
+    let mut since = None;
+    let mut why = None;
+    while world.time < end && world.checker.violations.is_empty() {
+        world.run_until(world.time + 250 * MS);
+        why = look(world, &core);
+        match (&why, since) {
+            (None, None) => since = Some(world.time),
+            (Some(_), _) => since = None,
+            // It must stay so for a while: what converged once may fall apart again.
+            (None, Some(time)) if world.time >= time + 5 * SECOND => break,
+            (None, Some(_)) => {}
+        }
+    }
+    if !world.checker.violations.is_empty() {
+        return None;
+    }
+    if since.is_none() {
+        let why = why.unwrap_or_else(|| "nothing is left".into());
+        post_mortem(world, &core);
+        world.violate(Rule::Convergence, format!("{} s after the last fault: {why}", scenario.converge_ms / 1_000));
+        return None;
+    }
+    world.settle_accounts(&core);
+    since.map(|time| time - healed)
+}
+
+/// Asks every member who manages what and why, for whoever reads the story.
+fn post_mortem(world: &mut World, core: &[usize]) {
+    if world.story.is_none() {
+        return;
+    }
+    for at in core {
+        for request in [Request::Managers { nodes: None, why: true }, Request::Status] {
+            world.ask(*at, Op::Named("post-mortem"), request);
+        }
+    }
+}
+
+/// Returns the members that no fault breaks for ever and that are members still.
+fn healthy(world: &World) -> Vec<usize> {
+    let broken = |at: usize| {
+        use crate::fault::Kind;
+        world.faults.iter().filter(|fault| fault.until.is_none()).any(|fault| match &fault.kind {
+            Kind::Isolate(member) | Kind::Deaf(member) | Kind::Mute(member) => *member == at,
+            Kind::Crash(member) | Kind::Stop(member) | Kind::Pause(member) => *member == at,
+            Kind::Power(members) => members.contains(&at),
+            _ => false,
+        })
+    };
+    let is_member = |at: usize| world.sites[at].core.as_ref().is_none_or(|core| !core.is_removed());
+    let enrolled = |at: usize| world.sites[at].me.is_some() && world.sites[at].downs == 0;
+    (0..world.sites.len()).filter(|at| !broken(*at) && enrolled(*at) && is_member(*at)).collect()
+}
+
+fn look(world: &World, core: &[usize]) -> Option<String> {
+    let mut finals = Vec::new();
+    for at in core {
+        let Some(mind) = world.sites[*at].core.as_ref() else { return Some(format!("m{at} is down")) };
+        finals.push(Final {
+            member: *at,
+            roster: (mind.roster().version, mind.roster().hash()),
+            root: mind.documents().root(),
+            seated: world.is_seated(*at) && world.is_quorate(*at),
+        });
+    }
+    let first = core.first().and_then(|at| world.sites[*at].core.as_ref())?;
+    let is_draining = |at: &usize| {
+        let id = world.sites[*at].me;
+        id.is_none_or(|id| first.documents().get(&Entity::Settings, &format!("!drain/{id}")).is_some())
+    };
+    let can_manage = |at: &usize| core.contains(at) && !is_draining(at) && is_on(first, world, *at);
+    let nodes: Vec<_> = world
+        .nodes
+        .iter()
+        .filter(|(_, candidates)| candidates.iter().any(can_manage))
+        .map(|(node, _)| {
+            let acting = (0..world.sites.len()).filter(|at| world.acts(*at, node)).collect();
+            (node.to_string(), acting)
+        })
+        .collect();
+    unconverged(&finals, &nodes)
+}
+
+fn is_on(mind: &Collective, world: &World, at: usize) -> bool {
+    world.sites[at].me.is_some_and(|id| mind.roster().member(id).is_some())
+}

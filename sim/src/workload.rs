@@ -1,0 +1,227 @@
+//! Load: what administrators ask while things break, and the ledger of what they were answered.
+
+use std::rc::Rc;
+
+use collective::proto::collective::RequestId;
+use collective::proto::document::Entity;
+use collective::proto::name::NodeName;
+use collective::proto::request::{ErrorCode, Request, Response, Target, Wait};
+
+use crate::check::{Authority, Rule};
+use crate::fault::{MS, SECOND};
+use crate::mix::Purpose;
+use crate::world::World;
+
+/// How long an administrator waits.
+const WITHIN_MS: u64 = 5_000;
+/// How much later than that an answer may come.
+const GRACE: u64 = SECOND;
+
+/// What was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Op {
+    /// One attribute of one node; no other write has that name.
+    Write { node: NodeName, key: String, value: String },
+    /// An invitation, for an enrolment.
+    Invite { enrolment: usize },
+    /// Anything else, under a name by which a scenario finds its answer.
+    Named(&'static str),
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// "ok".
+    Done,
+    /// Nothing was stored.
+    Refused(ErrorCode),
+    /// Nobody knows: indeterminate, too late, or the member died.
+    Unknown,
+}
+
+/// One request.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    pub(crate) op: Op,
+    at: usize,
+    pub(crate) since: u64,
+    pub(crate) outcome: Option<Outcome>,
+}
+
+/// Every request of a run, by number.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger(pub(crate) Vec<Asked>);
+
+impl Ledger {
+    /// A member's process ended: what it was asked stays unanswered.
+    pub(crate) fn orphan(&mut self, at: usize) {
+        for asked in self.0.iter_mut().filter(|asked| asked.at == at && asked.outcome.is_none()) {
+            asked.outcome = Some(Outcome::Unknown);
+        }
+    }
+
+    /// Returns what came of the last request of that name.
+    pub(crate) fn named(&self, name: &'static str) -> Option<&Outcome> {
+        self.0.iter().rev().find(|asked| asked.op == Op::Named(name))?.outcome.as_ref()
+    }
+}
+
+impl World {
+    /// Asks a member something; the answer goes to the ledger.
+    pub(crate) fn ask(&mut self, at: usize, op: Op, request: Request) {
+        self.ledger.0.push(Asked { op, at, since: self.time, outcome: None });
+        let id = self.ledger.0.len() as RequestId;
+        if self.sites[at].is_up() {
+            self.request(at, id, request, WITHIN_MS);
+        } else {
+            self.ledger.orphan(at);
+        }
+    }
+
+    pub(crate) fn on_reply(&mut self, at: usize, id: RequestId, response: &Response) {
+        let Some(asked) = self.ledger.0.get_mut(id as usize - 1) else { return };
+        let outcome = match response {
+            Response::Error(refused) => match refused.error.code {
+                ErrorCode::Indeterminate | ErrorCode::TimedOut => Outcome::Unknown,
+                code => Outcome::Refused(code),
+            },
+            _ => Outcome::Done,
+        };
+        let since = asked.since;
+        asked.outcome = Some(outcome.clone());
+        let op = asked.op.clone();
+        self.tell(|| format!("m{at} answers {op:?}: {outcome:?}"));
+        if op == Op::Named("post-mortem") {
+            self.tell(|| format!("m{at} says {response:?}"));
+        }
+        if self.time > since + WITHIN_MS * MS + GRACE + self.late_by_fault() {
+            self.violate(Rule::Answered, format!("m{at} answered {op:?} too late"));
+        }
+        match op {
+            Op::Invite { enrolment } => self.on_invited(enrolment, response),
+            Op::Write { node, key, value } => match outcome {
+                Outcome::Done => self.on_acknowledged(at, &node, &key, &value),
+                Outcome::Refused(_) => self.count("refused"),
+                Outcome::Unknown => self.count("unknown"),
+            },
+            Op::Named(_) => {}
+        }
+    }
+
+    /// A paused process answers late.
+    fn late_by_fault(&self) -> u64 {
+        self.faults
+            .iter()
+            .filter(|fault| fault.kind.word() == "pause")
+            .map(|fault| fault.until.unwrap_or(0) - fault.at)
+            .sum()
+    }
+
+    fn on_acknowledged(&mut self, at: usize, node: &NodeName, key: &str, value: &str) {
+        self.count("acknowledged");
+        let Some(core) = &self.sites[at].core else { return };
+        let (me, timing, voters) = (core.id(), core.roster().timing, Rc::new(core.roster().voters()));
+        let copies = self.copies(&voters, node, key, value);
+        self.checker.acknowledged(self.time, key, copies, voters.len());
+        let now = self.sites[at].now(self.time).boot.as_nanos();
+        let who = Authority { member: at, me, voters: &voters, timing };
+        self.checker.authority(self.time, who, now, &format!("acknowledges {key}"));
+    }
+
+    /// Defines the nodes of a run, each with three candidates.
+    pub(crate) fn define_nodes(&mut self, count: usize) {
+        let members = self.sites.iter().filter(|site| site.is_up()).count();
+        for number in 0..count {
+            let Ok(name) = NodeName::new(&format!("n{number}")) else { continue };
+            let candidates: Vec<_> = (0..members.min(3)).map(|k| (number + k) % members).collect();
+            let names: Vec<_> = candidates.iter().map(|member| crate::site::name(*member)).collect();
+            let assignments = vec![format!("collective.managercandidates={}", names.join(","))];
+            self.nodes.push((name.clone(), candidates));
+            self.ask(
+                number % members,
+                Op::Named("define"),
+                Request::DefineNodes { nodes: name.to_string(), assignments },
+            );
+        }
+        let defined = self.wait(20 * SECOND, |world| {
+            world.ledger.0.iter().all(|asked| asked.outcome.is_some())
+                && world.nodes.iter().all(|(node, _)| (0..members).any(|at| world.acts(at, node)))
+        });
+        if !defined {
+            let free: Vec<_> =
+                self.nodes.iter().filter(|(node, _)| !(0..members).any(|at| self.acts(at, node))).collect();
+            self.violate(Rule::Convergence, format!("not every node is defined and managed within 20 s: {free:?}"));
+        }
+    }
+
+    /// Writes one attribute of its own through a member.
+    pub(crate) fn write(&mut self, at: usize, node: usize) {
+        let number = self.ledger.0.len();
+        let (key, value) = (format!("custom.w{number}"), format!("v{number}"));
+        let node = self.nodes[node].0.clone();
+        let request = Request::SetAttributes {
+            target: Target::Nodes(node.to_string()),
+            assignments: vec![format!("{key}={value}")],
+            clear: Vec::new(),
+            wait: Wait::Majority,
+            dry_run: false,
+            yes: false,
+        };
+        self.count("write");
+        self.last_write = number;
+        self.ask(at, Op::Write { node, key, value }, request);
+    }
+
+    /// One turn of the random load.
+    pub(crate) fn work(&mut self) {
+        self.works += 1;
+        let mix = self.mix.fork(Purpose::Workload, self.works);
+        let draw = |index| mix.bits(Purpose::Workload, index) as usize;
+        let awake: Vec<_> = (0..self.sites.len()).filter(|at| self.sites[*at].is_awake()).collect();
+        if awake.is_empty() || self.nodes.is_empty() {
+            return;
+        }
+        let at = awake[draw(0) % awake.len()];
+        let node = draw(1) % self.nodes.len();
+        let (name, candidates) = self.nodes[node].clone();
+        let kind = if self.only_writes { 19 } else { draw(2) % 20 };
+        match kind {
+            0 | 1 => {
+                let to = self.sites[candidates[draw(3) % candidates.len()]].name.clone();
+                self.ask(at, Op::Named("move"), Request::Move { nodes: name.to_string(), to, dry_run: false });
+            }
+            2 => {
+                let member = self.sites[draw(3) % self.sites.len()].name.clone();
+                self.ask(at, Op::Named("drain"), Request::Drain { member, drain: draw(4) % 2 == 0 });
+            }
+            3 => self.ask(at, Op::Named("status"), Request::Status),
+            4 => self.ask(at, Op::Named("managers"), Request::Managers { nodes: None, why: true }),
+            _ => self.write(at, node),
+        }
+    }
+
+    /// After the end: what was acknowledged is there, what was refused is not, and everybody was answered.
+    pub(crate) fn settle_accounts(&mut self, core: &[usize]) {
+        for asked in self.ledger.0.clone() {
+            let overdue = asked.since + WITHIN_MS * MS + GRACE + self.late_by_fault();
+            if asked.outcome.is_none() && self.time > overdue && core.contains(&asked.at) {
+                self.violate(Rule::Answered, format!("m{} never answered {:?}", asked.at, asked.op));
+            }
+            let Op::Write { node, key, value } = &asked.op else { continue };
+            let entity = Entity::Node(node.clone());
+            for at in core {
+                let found =
+                    self.sites[*at].documents().and_then(|documents| documents.get(&entity, key)).map(str::to_owned);
+                match asked.outcome {
+                    Some(Outcome::Done) if found.as_ref() != Some(value) => {
+                        self.violate(Rule::NothingLost, format!("{key} was acknowledged, but m{at} has {found:?}"));
+                    }
+                    Some(Outcome::Refused(code)) if found.is_some() => {
+                        self.violate(Rule::RefusedStaysOut, format!("{key} was refused ({code:?}), but m{at} has it"));
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+}
