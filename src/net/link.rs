@@ -165,6 +165,8 @@ pub(crate) struct Ending {
     pub(crate) reason: String,
     pub(crate) code: Option<u64>,
     pub(crate) message: Vec<u8>,
+    /// Whether the other side gave the code.
+    pub(crate) by_peer: bool,
 }
 
 impl Ending {
@@ -182,7 +184,7 @@ impl Ending {
             ConnectionError::TransportError(error) => (alert_words(error.code.into(), false), None, Vec::new()),
             other => (other.to_string(), None, Vec::new()),
         };
-        Self { reason, code, message }
+        Self { reason, by_peer: code.is_some(), code, message }
     }
 }
 
@@ -285,7 +287,8 @@ impl Link {
     /// Ends it; only the first call of either side says why.
     pub(crate) fn close(&self, code: CloseCode, message: &[u8], reason: &str) {
         let message = &message[..message.len().min(CLOSE_MESSAGE_BYTES_MAX)];
-        let ending = Ending { reason: reason.into(), code: Some(code as u64), message: message.to_vec() };
+        let ending =
+            Ending { reason: reason.into(), code: Some(code as u64), message: message.to_vec(), by_peer: false };
         if self.is_open() {
             self.closed.get_or_init(|| ending);
             self.connection.close(code.into(), message);
