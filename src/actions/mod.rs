@@ -6,6 +6,7 @@
 
 mod clock;
 mod definition;
+mod guard;
 mod hooks;
 mod output;
 mod process;
@@ -24,6 +25,7 @@ use crate::proto::time::Instant;
 
 pub use clock::now;
 pub use definition::{Action, ActionError, Actions, Problem};
+pub use guard::{GUARD_FLAG, keep_watch};
 pub use hooks::{HookEvent, HookResult, Hooks};
 pub use output::LINE_BYTES_MAX;
 pub use runner::{Busy, Runner};

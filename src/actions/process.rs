@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::clock;
+use super::guard::Guard;
 use super::output::{Lines, Output};
 use super::sweep;
 use super::watchdog::{Control, Watchdog};
@@ -35,17 +36,43 @@ const SWEEP_PAUSE: Duration = Duration::from_millis(5);
 pub(super) async fn supervise(
     job: Job,
     control: &mut watch::Receiver<Control>,
+    guard: Option<&Guard>,
     on_line: impl FnMut(Stream, &str),
 ) -> Outcome {
     if let Some(stop) = control.borrow().stop(clock::now()) {
         return too_late(stop);
     }
     let id = job_id();
+    let watch = Watch { guard, id: &id };
+    // The guard knows of a job before it starts, so that none ever runs unwatched.
+    if let Err(error) = watch.until(None, job.deadline) {
+        return Outcome::not_started(format!("the guard cannot be started: {error}"), None);
+    }
     match Running::start(&job, &id, control).await {
-        Ok(running) => running.follow(&job, &id, control, on_line).await,
+        Ok(running) => running.follow(&job, &watch, control, on_line).await,
         Err(Start::Stopped(stop)) => too_late(stop),
         Err(Start::Failed(error)) => {
             Outcome::not_started(format!("{}: {error}", job.argv.first().map_or("", String::as_str)), None)
+        }
+    }
+}
+
+/// What the guard is told of one job; it forgets the job when this is dropped.
+struct Watch<'a> {
+    guard: Option<&'a Guard>,
+    id: &'a str,
+}
+
+impl Watch<'_> {
+    fn until(&self, group: Option<Pid>, deadline: Instant) -> io::Result<()> {
+        self.guard.map_or(Ok(()), |guard| guard.watch(self.id, group, deadline))
+    }
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        if let Some(guard) = self.guard {
+            guard.done(self.id);
         }
     }
 }
@@ -118,7 +145,7 @@ impl Running {
     async fn follow(
         mut self,
         job: &Job,
-        id: &str,
+        watch: &Watch<'_>,
         control: &mut watch::Receiver<Control>,
         on_line: impl FnMut(Stream, &str),
     ) -> Outcome {
@@ -127,9 +154,14 @@ impl Running {
         let mut stderr = Lines::new(self.child.stderr.take(), Stream::Stderr);
         let mut input = Input::new(self.child.stdin.take(), job);
         let mut watchdog = Watchdog::new(clock::now(), job.timeout);
-        let mut open = true;
+        let (mut open, mut told) = (true, None);
         let exited = loop {
             let current = *control.borrow_and_update();
+            if told != Some(current.deadline) {
+                told = Some(current.deadline);
+                // It was started, so it can be told; should it be gone, the daemon itself still keeps the deadline.
+                let _ = watch.until(self.group.0, current.deadline);
+            }
             while let Some(signal) = watchdog.due(current, clock::now()) {
                 self.group.signal(signal);
             }
@@ -150,7 +182,7 @@ impl Running {
         self.group.signal(Signal::KILL);
         let status = if exited { self.reap().await } else { Status::Unkillable };
         let deadline = control.borrow().deadline;
-        let survived = sweep_up(id, deadline).await || !exited;
+        let survived = sweep_up(watch.id, deadline).await || !exited;
         let _ = tokio::time::timeout(DRAIN, async {
             while !(stdout.is_closed() && stderr.is_closed()) {
                 tokio::select! {

@@ -1,12 +1,14 @@
 //! Runs jobs, a few at a time, and moves their deadlines while the right to act is renewed.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Semaphore, watch};
 
 use super::clock;
+use super::guard::Guard;
 use super::process::{supervise, too_late};
 use super::watchdog::Control;
 use super::{Job, Outcome, Stop, Stream};
@@ -30,6 +32,7 @@ struct Inner {
     permits: Semaphore,
     jobs_max: usize,
     next: AtomicU64,
+    guard: Option<Guard>,
     jobs: Mutex<BTreeMap<u64, Entry>>,
 }
 
@@ -49,7 +52,17 @@ impl Default for Runner {
 impl Runner {
     /// Makes a runner of at most `concurrent` jobs at a time and `queued` more that wait.
     pub fn new(concurrent: usize, queued: usize) -> Self {
+        Self::with_guard(concurrent, queued, None)
+    }
+
+    /// Makes a runner whose jobs are watched by a guard process too: `program` with [`GUARD_FLAG`](super::GUARD_FLAG).
+    pub fn guarded(concurrent: usize, queued: usize, program: &Path) -> Self {
+        Self::with_guard(concurrent, queued, Some(Guard::new(program)))
+    }
+
+    fn with_guard(concurrent: usize, queued: usize, guard: Option<Guard>) -> Self {
         Self(Arc::new(Inner {
+            guard,
             permits: Semaphore::new(concurrent.clamp(1, Semaphore::MAX_PERMITS)),
             jobs_max: concurrent.max(1) + queued,
             next: AtomicU64::new(0),
@@ -71,7 +84,7 @@ impl Runner {
             stop = ended(&mut control) => return Ok(too_late(stop)),
             turn = self.0.permits.acquire() => turn,
         };
-        let outcome = supervise(job, &mut control, on_line).await;
+        let outcome = supervise(job, &mut control, self.0.guard.as_ref(), on_line).await;
         drop(ticket);
         Ok(outcome)
     }

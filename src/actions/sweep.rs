@@ -17,22 +17,41 @@ const ENVIRONMENT_BYTES_MAX: u64 = 1 << 20;
 /// holds those.
 pub(super) fn kill_marked(id: &str) -> usize {
     let mark = format!("{MARK}={id}\0");
+    kill_where(|variable| variable == mark.as_bytes())
+}
+
+/// Kills every process that a job of the daemon with that process id started; ids of jobs begin with it.
+pub(super) fn kill_marked_by(daemon: u32) -> usize {
+    let prefix = format!("{MARK}={daemon}-");
+    kill_where(|variable| variable.starts_with(prefix.as_bytes()))
+}
+
+/// Returns whether a process carries the mark of job `id`.
+pub(super) fn is_marked(pid: Pid, id: &str) -> bool {
+    let mark = format!("{MARK}={id}\0");
+    has_variable(pid, &|variable| variable == mark.as_bytes())
+}
+
+fn kill_where(is_mark: impl Fn(&[u8]) -> bool) -> usize {
     let Ok(processes) = std::fs::read_dir("/proc") else { return 0 };
     processes
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw))
-        .filter(|pid| kill_if_marked(*pid, mark.as_bytes()))
+        .filter(|pid| kill_if_marked(*pid, &is_mark))
         .count()
 }
 
-fn kill_if_marked(pid: Pid, mark: &[u8]) -> bool {
+fn kill_if_marked(pid: Pid, is_mark: &impl Fn(&[u8]) -> bool) -> bool {
     // First the handle, then the look: a process that takes the number in between is not the one that is killed.
     let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
+    has_variable(pid, is_mark) && pidfd_send_signal(process, Signal::KILL).is_ok()
+}
+
+fn has_variable(pid: Pid, is_mark: &impl Fn(&[u8]) -> bool) -> bool {
     let Ok(file) = File::open(format!("/proc/{}/environ", pid.as_raw_nonzero())) else { return false };
     let mut environment = Vec::new();
     if file.take(ENVIRONMENT_BYTES_MAX).read_to_end(&mut environment).is_err() {
         return false;
     }
-    let is_marked = environment.split_inclusive(|byte| *byte == 0).any(|variable| variable == mark);
-    is_marked && pidfd_send_signal(process, Signal::KILL).is_ok()
+    environment.split_inclusive(|byte| *byte == 0).any(is_mark)
 }

@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
+use collective::actions;
 use collective::config::DaemonArgs;
 use collective::daemon::{self, Options};
 use tracing_subscriber::EnvFilter;
@@ -17,6 +18,10 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    if let Some(daemon) = guarded_daemon() {
+        actions::keep_watch(daemon);
+        return ExitCode::SUCCESS;
+    }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -42,7 +47,9 @@ fn main() -> ExitCode {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let result = match runtime {
-        Ok(runtime) => runtime.block_on(daemon::run(config, Options::default())),
+        Ok(runtime) => {
+            runtime.block_on(daemon::run(config, Options { guard: std::env::current_exe().ok(), ..Options::default() }))
+        }
         Err(error) => Err(error.into()),
     };
     match result {
@@ -52,4 +59,10 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Returns the process id of the daemon whose jobs this process shall watch, when it was started for that.
+fn guarded_daemon() -> Option<u32> {
+    let mut arguments = std::env::args().skip(1);
+    (arguments.next()? == actions::GUARD_FLAG).then(|| arguments.next()?.parse().ok())?
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -37,6 +38,13 @@ const NEWS_MAX: usize = 4_096;
 const SAVE_AGAIN: Duration = Duration::from_secs(1);
 /// How long the last frames of a stopping daemon may take to leave.
 const FAREWELL: Duration = Duration::from_millis(150);
+
+/// What every life of a daemon finds around itself.
+#[derive(Debug)]
+pub(super) struct Surroundings {
+    pub(super) guard: Option<PathBuf>,
+    pub(super) switch: Option<Switch>,
+}
 
 /// How a life ended.
 #[derive(Debug)]
@@ -105,7 +113,7 @@ impl Life {
     ///
     /// # Errors
     /// When the address cannot be bound or the disk fails.
-    pub(super) async fn begin(config: &Config, switch: Option<&Switch>, state: State) -> anyhow::Result<Self> {
+    pub(super) async fn begin(config: &Config, around: &Surroundings, state: State) -> anyhow::Result<Self> {
         let State { dir, mut store, kept, identity, socket, arrival, quarantined } = state;
         let roster = kept.roster.context("a store without a roster")?;
         let me = kept.me.context("a store without this member's id")?;
@@ -154,7 +162,7 @@ impl Life {
         let (net_in, net_events) = mpsc::channel(NEWS_MAX);
         let say_hello = move || hello_out.read().unwrap_or_else(PoisonError::into_inner).clone();
         let mut network = NetConfig::production(identity, socket, Arc::new(say_hello))?;
-        if let Some(switch) = switch {
+        if let Some(switch) = &around.switch {
             network.socket = switch.wrap(network.socket);
         }
         let net = Arc::new(Net::start(network, net_in)?);
@@ -181,7 +189,7 @@ impl Life {
             gossip,
             gossip_in,
             heard,
-            jobs: Jobs::new(&config.actions_dir, &config.hooks_dir),
+            jobs: Jobs::new(&config.actions_dir, &config.hooks_dir, around.guard.as_deref()),
             facts,
             publisher,
             news,

@@ -28,13 +28,12 @@ pub(super) struct Jobs {
 }
 
 impl Jobs {
-    pub(super) fn new(actions_dir: &Path, hooks_dir: &Path) -> Self {
-        Self {
-            actions_dir: actions_dir.to_owned(),
-            hooks: Hooks::new(hooks_dir),
-            runner: Runner::new(CONCURRENT, QUEUED),
-            nodes: BTreeMap::new(),
-        }
+    pub(super) fn new(actions_dir: &Path, hooks_dir: &Path, guard: Option<&Path>) -> Self {
+        let runner = match guard {
+            Some(program) => Runner::guarded(CONCURRENT, QUEUED, program),
+            None => Runner::new(CONCURRENT, QUEUED),
+        };
+        Self { actions_dir: actions_dir.to_owned(), hooks: Hooks::new(hooks_dir), runner, nodes: BTreeMap::new() }
     }
 
     /// Starts an action; `done` is told what came of it.

@@ -23,7 +23,7 @@ use crate::admin::AdminSockets;
 use crate::config::Config;
 use crate::net::Switch;
 pub use demo::demo;
-use driver::{Ended, Life};
+use driver::{Ended, Life, Surroundings};
 pub use state::initialise;
 
 /// How a daemon differs from what its configuration says; for several in one process.
@@ -33,6 +33,8 @@ pub struct Options {
     pub ready: Option<tokio::sync::oneshot::Sender<SocketAddr>>,
     /// Ends the daemon cleanly; signals do so too.
     pub stop: Option<tokio::sync::oneshot::Receiver<()>>,
+    /// The program that watches jobs from outside, which is the daemon's own with a flag.
+    pub guard: Option<PathBuf>,
     /// Lets the demo cut this member off.
     pub switch: Option<Switch>,
 }
@@ -50,10 +52,11 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
     }
     let admin = tokio::spawn(crate::admin::serve(sockets, handler));
     let mut stop = Box::pin(stopped(options.stop)?);
+    let surroundings = Surroundings { guard: options.guard, switch: options.switch };
     let mut ready = options.ready;
     let mut next = state;
     let result = loop {
-        let life = Life::begin(&config, options.switch.as_ref(), next).await.context("the daemon cannot start");
+        let life = Life::begin(&config, &surroundings, next).await.context("the daemon cannot start");
         let mut life = match life {
             Ok(life) => life,
             Err(error) => break Err(error),

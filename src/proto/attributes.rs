@@ -1,6 +1,6 @@
 //! Attributes: what a node's attributes are, from its own values and those of its groups, and what a command changes.
 //!
-//! [`lineage`] decides which value holds, [`plan`] which changes a command stands for. Both see the store through
+//! [`lineage`] decides which value holds, [`plan()`] which changes a command stands for. Both see the store through
 //! [`Source`] only. Values are stored and shown as they were typed: expressions in braces are not evaluated.
 
 pub mod lineage;

@@ -1,7 +1,8 @@
 //! The wire format: every frame that one member sends another, versioned. docs/protocol.md describes it byte by byte.
 //!
-//! A frame is a channel byte (told by the stream or datagram) and one CBOR item: an array of a number, which names the
-//! message, and a map of numbered fields. Unknown fields are skipped, so a later version may add some.
+//! A frame is one CBOR item on a channel, which the stream or datagram tells by a byte: an array of the number that names
+//! the message and of its body. Bodies are maps of numbered fields; unknown ones are skipped, so a later version may add
+//! some.
 
 use minicbor::{Decode, Encode};
 
@@ -189,8 +190,8 @@ impl Message {
     /// Reads one frame.
     ///
     /// # Errors
-    /// [`MessageError`] when the frame is too long, not a message, or not one of this channel. The caller closes the
-    /// link: a peer that sends such frames is broken.
+    /// [`MessageError`] when the frame is too long, not a message, or not one of this channel. Nothing was changed; the
+    /// caller drops it, as it may be a message of a later version.
     pub fn decode(channel: Channel, bytes: &[u8]) -> Result<Self, MessageError> {
         if bytes.len() > FRAME_BYTES_MAX {
             return Err(MessageError::TooLong(bytes.len()));

@@ -334,7 +334,7 @@ impl Collective {
     fn on_change_impossible(&mut self, pending: PendingChange, error: RosterError) {
         match pending.origin {
             Origin::Request(id, _) => {
-                let refusal = super::requests::refuse_change(&pending.change, &error);
+                let refusal = super::refusals::refuse_change(&pending.change, &error);
                 self.reply(id, refusal);
             }
             Origin::Join(id) => self.on_join_decided(id, JoinOutcome::Impossible(error)),

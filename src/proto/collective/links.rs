@@ -21,7 +21,7 @@ const ADDRESSES_MAX: usize = 4;
 
 /// One connection to another member, as the core sees it.
 #[derive(Debug)]
-pub struct Link {
+pub(super) struct Link {
     /// The key it presented.
     pub(super) fingerprint: Fingerprint,
     /// Where it is.

@@ -465,7 +465,9 @@ impl Collective {
         }
         let record = record_of(&self.documents, node)?;
         let id = self.roster.by_name(&record.value)?.id;
-        (id != self.me && !self.voters.contains(&self.me) && self.is_live(id)).then_some(id)
+        // The record is older than the lease table, so it counts only where there is no table to ask.
+        let has_table = self.voters.contains(&self.me) && self.voter.complete_from() <= self.now.boot;
+        (id != self.me && !has_table && self.is_live(id)).then_some(id)
     }
 
     /// Says who manages a node, and why.

@@ -4,15 +4,19 @@
 //!   Event ──> handle(event, now) ──> absorb: change state ──> settle: derive what follows ──> Vec<Effect>
 //! ```
 //!
-//! An event never acts by itself: it changes state, and [`Collective::settle`] decides what follows from roster, view,
+//! An event never acts by itself: it changes state, and `settle` decides what follows from roster, view,
 //! leases and documents. The shell performs the effects in the order given; what must be durable before it is told is
 //! saved first, and told when the save's completion comes back as an event.
 
 mod answers;
 mod changes;
+mod event;
 mod joining;
 mod links;
+mod lookups;
 mod managers;
+mod plans;
+mod refusals;
 mod requests;
 mod runs;
 mod settle;
@@ -26,294 +30,29 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
 use super::document::{Actor, ChangeId, Documents, NewChange};
-use super::epoch::{Acceptor, AcceptorState, Proposer, Tenure};
+use super::epoch::{Acceptor, Proposer, Tenure};
 use super::facts::{Facts, PeerRecord};
 use super::identity::{Fingerprint, InviteId, MemberId, SessionId};
-use super::invite::{Invite, Invites, JoinAnswer, JoinHello, JoinProof, Seed};
+use super::invite::{Invite, Invites};
 use super::lease::{Holder, Stamp, Voter};
 use super::message::{Delivery, Hello, Message};
 use super::name::{MemberName, NodeName};
 use super::record::Record;
-use super::request::{ActionResult, EventKind, LoggedEvent, Request, Response, Standing};
+use super::request::{EventKind, LoggedEvent, Request, Response, Standing};
 use super::roster::Roster;
 use super::swim::Swim;
 use super::sync::Acks;
 use super::time::{Instant, Now, WallTime};
 
 use changes::PendingChange;
-pub use links::Link;
+pub use event::{Birth, Effect, Event, Job, JobId, JoinId, Peer, RequestId, Ticket};
+use links::Link;
 use managers::Managers;
 use runs::Runs;
 use writes::Writes;
 
 /// Events kept for `collective events`.
 const EVENTS_MAX: usize = 2_000;
-
-/// Names one request of an administrator, chosen by the shell.
-pub type RequestId = u64;
-/// Names one save, chosen by the core.
-pub type Ticket = u64;
-/// Names one stranger's join stream, chosen by the shell.
-pub type JoinId = u64;
-/// Names one run of an action, chosen by the core.
-pub type JobId = u64;
-
-/// What happened.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum Event {
-    /// The time an earlier [`Effect::WakeAt`] asked for has come. A stale one does no harm.
-    Wake,
-    /// A link to the member with that key is up, and it said hello.
-    LinkUp {
-        /// Its key.
-        peer: Fingerprint,
-        /// Where it is.
-        address: SocketAddr,
-        /// What it said.
-        hello: Hello,
-    },
-    /// That link is gone.
-    LinkDown {
-        /// Its key.
-        peer: Fingerprint,
-        /// Why, in words.
-        reason: String,
-    },
-    /// A member told us that we were taken off the roster (R8).
-    Expelled {
-        /// By whom and when, in words.
-        notice: String,
-    },
-    /// A frame came from the member with that key.
-    Received {
-        /// Its key.
-        peer: Fingerprint,
-        /// The frame.
-        message: Message,
-    },
-    /// Gossip brought a member's facts.
-    Gossip {
-        /// Its key.
-        peer: Fingerprint,
-        /// What it says of itself.
-        facts: Facts,
-    },
-    /// Saves are durable.
-    Saved {
-        /// Which, in the order they were asked for.
-        tickets: Vec<Ticket>,
-    },
-    /// A save was refused, by a full disk for one; nothing of it was stored.
-    NotSaved {
-        /// Which.
-        ticket: Ticket,
-        /// Why, in words.
-        reason: String,
-    },
-    /// An administrator asks.
-    Request {
-        /// To answer by.
-        id: RequestId,
-        /// What.
-        request: Request,
-        /// How long the asker waits, in milliseconds.
-        within_ms: u64,
-        /// Fresh random bytes, for an invitation's secret.
-        entropy: Box<[u8; 40]>,
-    },
-    /// A stranger opened a join stream.
-    JoinHello {
-        /// To answer by.
-        id: JoinId,
-        /// What it said.
-        hello: JoinHello,
-    },
-    /// The stranger proved that it was invited, or tried to.
-    JoinProof {
-        /// To answer by.
-        id: JoinId,
-        /// What it said.
-        proof: JoinProof,
-        /// The key it presented.
-        peer: Fingerprint,
-        /// What binds the proof to this very connection.
-        exporter: [u8; 32],
-        /// Where it is.
-        address: SocketAddr,
-    },
-    /// An action that ran here has ended.
-    JobDone {
-        /// Which.
-        id: JobId,
-        /// What came of it.
-        result: ActionResult,
-    },
-    /// The shell has switched to this key of ours, after [`Effect::SwitchIdentity`] or by itself.
-    IdentityInUse {
-        /// The key.
-        fingerprint: Fingerprint,
-    },
-    /// A new key of ours is stored and shall be accepted beside the old one.
-    Rotate {
-        /// The request to answer by.
-        id: RequestId,
-        /// The key.
-        fingerprint: Fingerprint,
-    },
-    /// The daemon shall end: hand over what this member holds and say farewell.
-    Stop,
-}
-
-/// What the shell must do. Performed in the order given.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum Effect {
-    /// Make durable, then report [`Event::Saved`]. Saves complete in the order they were asked for.
-    Save {
-        /// To report by.
-        ticket: Ticket,
-        /// What; stored together or not at all.
-        records: Vec<Record>,
-    },
-    /// Send a frame, if there is a link.
-    Send {
-        /// To whom; any of these keys.
-        to: Fingerprint,
-        /// The frame.
-        message: Message,
-        /// How it travels.
-        delivery: Delivery,
-    },
-    /// Keep links to these members and to nobody else, at once.
-    Peers {
-        /// The other members.
-        peers: Vec<Peer>,
-        /// Keys of members that were removed, with what to tell them.
-        removed: BTreeMap<Fingerprint, String>,
-    },
-    /// Call [`Collective::handle`] with [`Event::Wake`] at that time; replaces an earlier wish.
-    WakeAt(Instant),
-    /// Tell these facts by gossip.
-    Publish(Facts),
-    /// Evidence of life: dial that member now.
-    DialNow(Fingerprint),
-    /// Answer an administrator.
-    Reply {
-        /// Which request.
-        id: RequestId,
-        /// The answer.
-        response: Response,
-    },
-    /// Answer a stranger on its join stream; anything but a challenge ends it.
-    AnswerJoin {
-        /// Which stream.
-        id: JoinId,
-        /// The answer.
-        answer: JoinAnswer,
-    },
-    /// Run an action for a node that this member acts for.
-    Run {
-        /// To report by.
-        id: JobId,
-        /// What.
-        job: Job,
-        /// Kill it before this; moved on by [`Effect::Extend`] while the lease is renewed.
-        until: Instant,
-    },
-    /// A running action may go on until then.
-    Extend {
-        /// Which.
-        id: JobId,
-        /// Until when.
-        until: Instant,
-    },
-    /// This member acts for the node no longer: stop everything that runs for it.
-    Cease {
-        /// The node.
-        node: NodeName,
-    },
-    /// Something happened that people, logs and hooks want to know.
-    Happened {
-        /// What.
-        event: LoggedEvent,
-        /// For `manager-changed` on the member that acts: hooks must end before this.
-        until: Option<Instant>,
-    },
-    /// Present this key of ours from now on; report [`Event::IdentityInUse`].
-    SwitchIdentity {
-        /// The key.
-        fingerprint: Fingerprint,
-    },
-    /// A document broke in memory: end this life and start anew from the store.
-    Rebirth {
-        /// Why, in words.
-        reason: String,
-    },
-    /// Everything is said; end the process once it is sent.
-    Halt,
-}
-
-/// One action to run.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Job {
-    /// For which node.
-    pub node: NodeName,
-    /// Which action.
-    pub action: String,
-    /// Its arguments.
-    pub arguments: Vec<String>,
-    /// The fencing token, `generation.epoch.term`.
-    pub token: String,
-    /// The node's attributes in effect.
-    pub attributes: BTreeMap<String, String>,
-}
-
-/// Another member as the network sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peer {
-    /// The keys it may present.
-    pub fingerprints: Vec<Fingerprint>,
-    /// Where it was, the best address first.
-    pub addresses: Vec<SocketAddr>,
-}
-
-/// What a member starts with: what its store kept, and fresh randomness.
-#[derive(Debug)]
-pub struct Birth {
-    /// This member's enrolment.
-    pub me: MemberId,
-    /// Drawn for this run.
-    pub session: SessionId,
-    /// This run's stamp; its incarnation is raised and durable already.
-    pub stamp: Stamp,
-    /// The key in use.
-    pub fingerprint: Fingerprint,
-    /// The roster in force.
-    pub roster: Roster,
-    /// What was promised and accepted for the next epoch.
-    pub acceptor: Option<AcceptorState>,
-    /// Invitations made here.
-    pub invites: Vec<Invite>,
-    /// What is remembered of other members.
-    pub peers: BTreeMap<MemberId, PeerRecord>,
-    /// The documents.
-    pub documents: Documents,
-    /// Why this member is no longer on the roster, when it was told so.
-    pub removed: Option<String>,
-    /// Members whose documents broke one of ours in an earlier life of this process; they are not listened to.
-    pub quarantined: BTreeSet<MemberId>,
-    /// Where this member can be reached.
-    pub addresses: Vec<SocketAddr>,
-    /// The software version.
-    pub software: String,
-    /// For shuffles and jitter.
-    pub seed: [u8; 32],
-    /// A secret that is the same at every start, from which answers about unknown invitations are made.
-    pub decoy: Seed,
-    /// For this run's document changes.
-    pub actor: Actor,
-}
 
 /// What follows once a save is durable.
 #[derive(Debug)]

@@ -1,3 +1,5 @@
+//! The election, one decision a test.
+
 use super::*;
 
 const CLUSTER: ClusterId =

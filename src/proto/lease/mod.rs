@@ -1,8 +1,8 @@
 //! Leases: who may act for a node, and who has quorum, from the grants of a majority of the voters.
 //!
 //! A *voter* promises itself to one session of each member until an expiry on the voter's own clock, and confirms the
-//! session's claims on nodes for as long ([`voter`]). A *holder* acts only while a majority of the promises it has
-//! cannot have expired, counted from the moment it asked ([`holder`]). Safety rules R4 to R7, R9 and R10. The idea is
+//! session's claims on nodes for as long ([`Voter`]). A *holder* acts only while a majority of the promises it has
+//! cannot have expired, counted from the moment it asked ([`Holder`]). Safety rules R4 to R7, R9 and R10. The idea is
 //! PaxosLease (Trencseni, Gazso, Reinhardt 2012): leases without a disk, kept apart from the data.
 //!
 //! # What keeps the two sides in step

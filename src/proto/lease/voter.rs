@@ -121,6 +121,12 @@ impl Voter {
         }
     }
 
+    /// Returns from when on this voter's table has every claim that holds: before, it may have forgotten some (R6) or
+    /// never have been told of them (R7).
+    pub fn complete_from(&self) -> Instant {
+        self.quiet_until.max(self.settled_at)
+    }
+
     /// Returns the highest term that this voter remembers of a node; a new claim must exceed it.
     pub fn highest_term(&self, node: &NodeName) -> u64 {
         self.slots.get(node).map_or(0, |slot| slot.term)

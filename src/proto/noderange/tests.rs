@@ -1,3 +1,5 @@
+//! Noderanges, against answers recorded from Confluent and against their own grammar.
+
 use proptest::prelude::*;
 use serde_json::Value;
 

@@ -30,7 +30,7 @@ pub enum SwimOut {
         /// Who is no longer suspected by us.
         accused: MemberId,
     },
-    /// Save our incarnation durably, then call [`Swim::incarnation_saved`] and publish it.
+    /// Save our incarnation durably, then call [`Swim::incarnation_saved`](super::Swim::incarnation_saved) and publish it.
     RaiseIncarnation {
         /// The incarnation to save.
         to: u64,
