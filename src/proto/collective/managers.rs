@@ -379,11 +379,13 @@ impl Collective {
                 self.holder.release(node, now);
                 self.claim(node, term.max(*at_least) + 1);
             }
-            (Some(Duty::Claiming { .. }), RefusalReason::Held { for_ms, .. } | RefusalReason::Settling { for_ms }) => {
-                self.holder.release(node, now);
-                let wait = Duration::from_millis(u64::from(*for_ms)).min(self.roster.timing.lease());
-                let at = now + wait.max(self.roster.timing.lease() / 20);
-                self.managers.duties.insert(node.clone(), Duty::Waiting { since: now, at });
+            (Some(Duty::Claiming { .. }), RefusalReason::Held { for_ms, .. }) => {
+                // Asked again each round, since the holder may release before its lease ends: its release may only be
+                // late at this one voter.
+                self.claim_later(node, Duration::from_millis(u64::from(*for_ms)).min(self.roster.timing.renewal()));
+            }
+            (Some(Duty::Claiming { .. }), RefusalReason::Settling { for_ms }) => {
+                self.claim_later(node, Duration::from_millis(u64::from(*for_ms)).min(self.roster.timing.lease()));
             }
             (Some(Duty::Recording { .. } | Duty::Acting { .. }), _) => {
                 // Somebody else has it: a voter lost its memory, or our lease lapsed unseen.
@@ -392,6 +394,13 @@ impl Collective {
             }
             _ => {}
         }
+    }
+
+    fn claim_later(&mut self, node: &NodeName, wait: Duration) {
+        let now = self.now.boot;
+        self.holder.release(node, now);
+        let at = now + wait.max(self.roster.timing.lease() / 20);
+        self.managers.duties.insert(node.clone(), Duty::Waiting { since: now, at });
     }
 
     /// Records what the voters confirmed, many nodes in one write.
