@@ -1,4 +1,5 @@
-//! A member's disk: saves become durable one after another, each after a delay; what is not durable may be lost.
+//! A member's disk: saves become durable in order, those that came during one fsync by the next one together, as the
+//! store's thread groups them; what is not durable may be lost.
 
 use std::collections::VecDeque;
 
@@ -12,10 +13,10 @@ use collective::store::{self, MemoryStore, Store};
 pub(crate) struct Disk {
     store: MemoryStore,
     queue: VecDeque<Save>,
-    /// When the last save in the queue will be durable, in true time.
-    busy_until: u64,
-    /// Counts saves, so that each has its own delay.
-    pub(crate) saves: u64,
+    /// How many of them the fsync under way will make durable; none when the disk is idle.
+    syncing: usize,
+    /// Counts fsyncs, so that each has its own delay.
+    pub(crate) syncs: u64,
     /// The highest incarnation that is durable.
     pub(crate) incarnation: u64,
 }
@@ -37,16 +38,28 @@ impl Disk {
         self.store.commit(records).expect("records of the core fit the store's format");
     }
 
-    /// Takes a save in; returns when it will be durable.
-    pub(crate) fn submit(&mut self, ticket: Ticket, records: Vec<Record>, now: u64, delay: u64) -> u64 {
+    /// Takes a save in.
+    pub(crate) fn submit(&mut self, ticket: Ticket, records: Vec<Record>) {
         let records = records.into_iter().flat_map(persist::encode).collect();
         self.queue.push_back(Save { ticket, records });
-        self.busy_until = self.busy_until.max(now) + delay;
-        self.busy_until
     }
 
-    /// Makes the oldest save durable.
-    pub(crate) fn complete(&mut self) -> Option<Ticket> {
+    /// Begins an fsync of everything that waits, if none is under way; returns whether it did.
+    pub(crate) fn sync(&mut self) -> bool {
+        let begins = self.syncing == 0 && !self.queue.is_empty();
+        if begins {
+            self.syncing = self.queue.len();
+            self.syncs += 1;
+        }
+        begins
+    }
+
+    /// Ends the fsync under way; returns what is durable now.
+    pub(crate) fn complete(&mut self) -> Vec<Ticket> {
+        (0..std::mem::take(&mut self.syncing)).filter_map(|_| self.complete_one()).collect()
+    }
+
+    fn complete_one(&mut self) -> Option<Ticket> {
         let save = self.queue.pop_front()?;
         self.commit(&save.records);
         Some(save.ticket)
@@ -61,10 +74,10 @@ impl Disk {
     /// are lost.
     pub(crate) fn crash(&mut self, survive: usize) {
         for _ in 0..survive.min(self.queue.len()) {
-            self.complete();
+            self.complete_one();
         }
         self.queue.clear();
-        self.busy_until = 0;
+        self.syncing = 0;
     }
 
     /// Reads everything that is durable, exactly as the daemon does.
@@ -78,11 +91,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn saves_complete_in_order_and_a_power_cut_loses_the_rest() {
+    fn what_comes_during_an_fsync_waits_for_the_next_and_a_power_cut_loses_it() {
         let mut disk = Disk::default();
-        assert_eq!(disk.submit(1, vec![Record::Incarnation(1)], 100, 50), 150);
-        assert_eq!(disk.submit(2, vec![Record::Incarnation(2)], 110, 10), 160, "behind the one before");
-        assert_eq!(disk.complete(), Some(1));
+        disk.submit(1, vec![Record::Incarnation(1)]);
+        assert!(disk.sync());
+        disk.submit(2, vec![Record::Incarnation(2)]);
+        disk.submit(3, vec![Record::Incarnation(3)]);
+        assert!(!disk.sync(), "one at a time");
+        assert_eq!(disk.complete(), [1]);
+        assert!(disk.sync());
         disk.crash(0);
         assert_eq!((disk.load().expect("readable").incarnation, disk.pending()), (1, 0));
     }
@@ -90,9 +107,7 @@ mod tests {
     #[test]
     fn a_killed_process_may_leave_a_prefix_of_its_saves() {
         let mut disk = Disk::default();
-        for incarnation in 1..=3 {
-            disk.submit(incarnation, vec![Record::Incarnation(incarnation)], 0, 1);
-        }
+        (1..=3).for_each(|incarnation| disk.submit(incarnation, vec![Record::Incarnation(incarnation)]));
         disk.crash(2);
         assert_eq!(disk.load().expect("readable").incarnation, 2);
     }

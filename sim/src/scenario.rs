@@ -408,6 +408,7 @@ mod tests {
     fn first_violation(scenario: &Scenario, seeds: u64) -> Option<Rule> {
         (0..seeds).find_map(|seed| {
             let report = run(scenario, seed, false);
+            report.violations.iter().for_each(|violation| println!("seed {seed}: {violation}"));
             report.first
         })
     }

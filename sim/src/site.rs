@@ -153,7 +153,7 @@ impl Site {
             actor: Actor::new(me, mix.bytes(Purpose::Birth, 4)),
         };
         let mut now = self.clock.now(time);
-        if sabotage == Some(Sabotage::NoQuietStart) {
+        if sabotage == Some(Sabotage::NoQuietStart) && self.life > 1 {
             // As if this voter had been up for so long that its quiet time is over.
             let quiet = birth.roster.timing.quiet().as_nanos() as u64;
             now.boot = Instant::from_nanos(now.boot.as_nanos().saturating_sub(quiet));

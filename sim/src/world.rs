@@ -228,12 +228,11 @@ impl World {
                 }
             }
             Due::Durable { at, life } => {
-                if self.sites[at].life == life
-                    && self.sites[at].is_up()
-                    && let Some(ticket) = self.sites[at].disk.complete()
-                {
+                if self.sites[at].life == life && self.sites[at].is_up() {
+                    let tickets = self.sites[at].disk.complete();
+                    self.sync(at);
                     if self.sabotage != Some(Sabotage::LyingDisk) {
-                        self.handle(at, Event::Saved { tickets: vec![ticket] });
+                        self.handle(at, Event::Saved { tickets });
                     }
                 }
             }
@@ -472,17 +471,24 @@ impl World {
     }
 
     fn save(&mut self, at: usize, ticket: Ticket, records: Vec<collective::proto::record::Record>) {
-        let site = &mut self.sites[at];
-        site.disk.saves += 1;
-        let index = (at as u64) << 48 | site.disk.saves;
-        let usual = self.mix.range(Purpose::Fsync, index, 200, 8_000) * 1_000;
-        let delay = self.active.fsync_ms(at).map_or(usual, |slow| usual + slow * MS);
-        let done = site.disk.submit(ticket, records, self.time, delay);
-        let life = site.life;
+        self.sites[at].disk.submit(ticket, records);
         if self.sabotage == Some(Sabotage::LyingDisk) {
+            let life = self.sites[at].life;
             self.after(0, Due::Lie { at, life, ticket });
         }
-        self.at(done, Due::Durable { at, life });
+        self.sync(at);
+    }
+
+    /// Begins an fsync, unless one is under way or there is nothing to make durable.
+    fn sync(&mut self, at: usize) {
+        let site = &mut self.sites[at];
+        if !site.disk.sync() {
+            return;
+        }
+        let (index, life) = ((at as u64) << 48 | site.disk.syncs, site.life);
+        let usual = self.mix.range(Purpose::Fsync, index, 200, 8_000) * 1_000;
+        let delay = self.active.fsync_ms(at).map_or(usual, |slow| usual + slow * MS);
+        self.after(delay, Due::Durable { at, life });
     }
 
     pub(crate) fn site_of(&self, key: Fingerprint) -> Option<usize> {

@@ -400,8 +400,13 @@ impl Life {
                 Ok(hello) => self.handle(Event::LinkUp { peer, address, hello }),
                 Err(error) => tracing::warn!(%peer, %error, "a link's first words cannot be read"),
             },
-            NetEvent::LinkDown { peer, reason, code, close_message, by_peer } => {
-                self.handle(of_link_down(peer, reason, code, by_peer, &close_message));
+            NetEvent::LinkDown { peer, reason, code, by_peer, close_message } => {
+                if by_peer && code == Some(CloseCode::Removed as u64) {
+                    let notice = String::from_utf8_lossy(&close_message).into_owned();
+                    self.handle(Event::Expelled { notice });
+                } else {
+                    self.handle(Event::LinkDown { peer, reason });
+                }
             }
             NetEvent::Frame { peer, channel: Channel::Gossip, bytes } => {
                 // Gossip may be lost; a full queue says that we are slow.
@@ -622,31 +627,5 @@ fn log(event: &LoggedEvent) {
             tracing::debug!(kind = ?event.kind, member, node, token = event.token, "{}", event.message);
         }
         _ => tracing::info!(kind = ?event.kind, member, node, "{}", event.message),
-    }
-}
-
-/// Tells the core how a link ended.
-///
-/// R8: a member that takes another off closes their link with the same code, and must not take the notice for its own.
-fn of_link_down(peer: Fingerprint, reason: String, code: Option<u64>, by_peer: bool, close_message: &[u8]) -> Event {
-    if by_peer && code == Some(CloseCode::Removed as u64) {
-        Event::Expelled { notice: String::from_utf8_lossy(close_message).into_owned() }
-    } else {
-        Event::LinkDown { peer, reason }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_notice_of_the_peer_expels_a_member() {
-        let removed = Some(CloseCode::Removed as u64);
-        let of = |code, by_peer| of_link_down(Fingerprint([1; 32]), "it ended".into(), code, by_peer, b"in epoch 4");
-        assert!(matches!(of(removed, true), Event::Expelled { notice } if notice == "in epoch 4"));
-        for (code, by_peer) in [(removed, false), (Some(CloseCode::Shutdown as u64), true), (None, false)] {
-            assert!(matches!(of(code, by_peer), Event::LinkDown { .. }));
-        }
     }
 }

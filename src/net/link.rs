@@ -165,7 +165,7 @@ pub(crate) struct Ending {
     pub(crate) reason: String,
     pub(crate) code: Option<u64>,
     pub(crate) message: Vec<u8>,
-    /// Whether the peer gave the code.
+    /// Whether the other side gave the code.
     pub(crate) by_peer: bool,
 }
 
@@ -188,11 +188,14 @@ impl Ending {
     }
 }
 
+/// What is said of a server whose key is not the one that is looked for.
+pub(crate) const OTHER_KEY: &str = "whoever is there has another key than is expected";
+
 /// Explains a QUIC error code; those from 0x100 on carry a TLS alert. `theirs` when the peer raised it.
 fn alert_words(code: u64, theirs: bool) -> String {
     match (code, theirs) {
         (0x131, true) => "the peer does not accept this member's key (is this member on the peer's roster?)".into(),
-        (0x131, false) => "whoever is there has another key than the roster says".into(),
+        (0x131, false) => OTHER_KEY.into(),
         (0x133 | 0x12a | 0x12b, true) => "the peer says that this member does not own its key".into(),
         (0x133 | 0x12a | 0x12b, false) => "whoever is there does not own the key it showed".into(),
         (0x178, _) => "the peer does not speak this version of the protocol".into(),

@@ -136,10 +136,10 @@ pub enum NetEvent {
         reason: String,
         /// The code of whoever closed it, a [`CloseCode`].
         code: Option<u64>,
+        /// Whether that was the peer: what this side says to a removed member is not said to this side.
+        by_peer: bool,
         /// What was said with the code.
         close_message: Vec<u8>,
-        /// Whether it was the peer who said so; if not, the code is this side's own.
-        by_peer: bool,
     },
     /// A frame came; only between `LinkUp` and `LinkDown`.
     ///
