@@ -12,5 +12,5 @@ mod lab;
 mod members;
 mod partitions;
 mod site;
-mod watch;
 mod tidy;
+mod watch;
