@@ -34,7 +34,12 @@ fn manager(site: &Site, node: &str) -> Option<String> {
 #[test]
 fn an_action_runs_on_the_acting_manager_wherever_it_is_asked_for() {
     let sites = three();
-    action(&sites, "who", "echo \"$COLLECTIVE_MEMBER acts for $COLLECTIVE_NODE by $COLLECTIVE_TOKEN: $1\"", ", \"{0}\"");
+    action(
+        &sites,
+        "who",
+        "echo \"$COLLECTIVE_MEMBER acts for $COLLECTIVE_NODE by $COLLECTIVE_TOKEN: $1\"",
+        ", \"{0}\"",
+    );
     for (node, member) in [("n1", "mgt1"), ("n2", "mgt2"), ("n3", "mgt3")] {
         sites[0].ok(&["node", "define", node, &format!("collective.managercandidates={member}")]);
     }
@@ -133,7 +138,9 @@ fn actions_through_a_cut_never_overlap_and_tokens_only_rise() {
     action(&sites, "mark", &text, "");
     sites[0].ok(&["node", "define", "n[1-6]", "collective.managercandidates=mgt[1-3]"]);
     for site in &sites {
-        wait_until("every node is managed", PATIENCE, || (1..=6).all(|node| manager(site, &format!("n{node}")).is_some()));
+        wait_until("every node is managed", PATIENCE, || {
+            (1..=6).all(|node| manager(site, &format!("n{node}")).is_some())
+        });
     }
     let runs: Vec<_> = sites.iter().map(|site| Runs::start(site, "n[1-6]", "mark")).collect();
     let acted = |from: &str| {

@@ -67,9 +67,7 @@ fn wait_check_quorum_and_ping_answer_by_exit_code() {
     assert_eq!(sites[0].run(&["quorum", "--without", "mgt2"]).code, 0);
     assert_eq!(sites[0].run(&["quorum", "--without", "mgt[2-3]"]).code, 1);
     sites[0].ok(&["ping", "mgt2"]);
-    let check = wait_for("all is well", PATIENCE, || {
-        Some(sites[0].run(&["check"])).filter(|check| check.code == 0)
-    });
+    let check = wait_for("all is well", PATIENCE, || Some(sites[0].run(&["check"])).filter(|check| check.code == 0));
     assert!(check.stdout.starts_with("COLLECTIVE OK - ") && check.stdout.contains(" | votes=3"), "{check:?}");
 
     sites[2].kill();
@@ -129,7 +127,8 @@ fn events_tell_what_happened_in_order() {
     wait_until("the loss is told", PATIENCE, || kinds(&sites[0]).iter().any(|kind| kind == "member-down"));
 
     let told = kinds(&sites[0]);
-    let place = |kind: &str| told.iter().position(|other| other == kind).unwrap_or_else(|| panic!("{kind} in {told:?}"));
+    let place =
+        |kind: &str| told.iter().position(|other| other == kind).unwrap_or_else(|| panic!("{kind} in {told:?}"));
     assert!(place("quorum-regained") < place("member-join"));
     assert!(place("member-join") < place("epoch-decided"));
     assert!(place("epoch-decided") < place("member-suspect"));
@@ -143,9 +142,7 @@ fn events_tell_what_happened_in_order() {
 fn documents_have_the_shapes_that_others_script_against() {
     let sites = three();
     sites[0].ok(&["node", "define", "n1", "collective.managercandidates=mgt1"]);
-    wait_until("the node is managed", PATIENCE, || {
-        sites[1].json(&["managers"])["nodes"][0]["manager"] == "mgt1"
-    });
+    wait_until("the node is managed", PATIENCE, || sites[1].json(&["managers"])["nodes"][0]["manager"] == "mgt1");
 
     let status = sites[1].json(&["status"]);
     assert_eq!(status["schema"], "collective.status/1");

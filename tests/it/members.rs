@@ -220,9 +220,7 @@ fn s11_gencert_on_a_live_member_rotates_its_key_and_evicts_nobody() {
     let output = if output.code == 0 { output } else { sites[1].run(&["gencert", "--rotate"]) };
     assert!(output.clone().good().contains("Certificate generated successfully"), "{output:?}");
 
-    wait_until("the others accept the new key only", PATIENCE, || {
-        sites[0].member("mgt2")["fingerprint"] != before
-    });
+    wait_until("the others accept the new key only", PATIENCE, || sites[0].member("mgt2")["fingerprint"] != before);
     settle(&sites.iter().collect::<Vec<_>>());
     sites[1].ok(&["attrib", "n1", "custom.x=1"]);
     sites[2].sees("n1", "custom.x", "1");
