@@ -146,6 +146,12 @@ impl Checker {
         self.contacts.remove(&member);
     }
 
+    /// A site begins as a new member, who has nothing to do with what it was before.
+    pub(crate) fn enrolled(&mut self, member: usize) {
+        self.born(member);
+        self.incarnations.remove(&member);
+    }
+
     /// A voter granted what the member had asked for at `sent`, on the member's own clock.
     pub(crate) fn contact(&mut self, member: usize, voter: MemberId, sent: u64) {
         let last = self.contacts.entry(member).or_default().entry(voter).or_default();

@@ -1,25 +1,27 @@
 //! Enrolment: the founder's first roster, and the real way in for everybody else: invitation, token, proof, welcome.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use collective::daemon::persist;
-use collective::proto::collective::{Event, JoinId};
+use collective::proto::collective::{Collective, Event, JoinId};
 use collective::proto::facts::PeerRecord;
-use collective::proto::identity::{ClusterId, MemberId};
+use collective::proto::identity::{ClusterId, Fingerprint, MemberId};
 use collective::proto::invite::{JoinAnswer, JoinHello, JoinProof, Token, Transcript, prove};
 use collective::proto::message::{WIRE_MAX, WIRE_MIN};
 use collective::proto::request::{Request, Response};
-use collective::proto::roster::{Member, Role, Roster, Timing};
+use collective::proto::roster::{Member, Role, Roster, Timing, Version};
 
 use crate::check::Rule;
-use crate::disk::Disk;
 use crate::fault::{MS, SECOND};
 use crate::mix::Purpose;
+use crate::site::Death;
 use crate::workload::Op;
 use crate::world::World;
 
 /// How long an invitation holds.
 const TTL_MS: u64 = 3_600_000;
+/// Why a join ended that may be tried again with the same token.
+const CUT: &str = "the way is cut";
 
 /// One stranger on its way in.
 #[derive(Debug)]
@@ -27,7 +29,10 @@ pub(crate) struct Enrolment {
     pub(crate) id: JoinId,
     joiner: usize,
     via: usize,
+    /// The key it comes with: a fresh one for every enrolment.
+    key: Fingerprint,
     token: Option<Token>,
+    since: u64,
     /// Whether the joiner dies as soon as it was let in.
     dies: bool,
     /// What came of it.
@@ -64,7 +69,9 @@ impl World {
     pub(crate) fn enrol(&mut self, joiner: usize, via: usize, dies: bool) -> usize {
         let number = self.enrolments.len();
         let id = number as JoinId + 1;
-        self.enrolments.push(Enrolment { id, joiner, via, token: None, dies, outcome: None });
+        let key = Fingerprint(self.mix.bytes(Purpose::Identity, 10_000 + id));
+        let since = self.time;
+        self.enrolments.push(Enrolment { id, joiner, via, key, token: None, since, dies, outcome: None });
         let name = self.sites[joiner].name.clone();
         let invite = Request::Invite { name, role: Role::Voter, ttl_ms: TTL_MS, uses: 1 };
         self.ask(via, Op::Invite { enrolment: number }, invite);
@@ -94,9 +101,9 @@ impl World {
     }
 
     pub(crate) fn on_join(&mut self, number: usize, step: Step) {
-        let Enrolment { id, joiner, via, .. } = self.enrolments[number];
+        let Enrolment { id, joiner, via, key, .. } = self.enrolments[number];
         if !self.passes_both(joiner, via) {
-            self.enrolments[number].outcome = Some(Err("the way is cut".into()));
+            self.enrolments[number].outcome = Some(Err(CUT.into()));
             return;
         }
         let exporter = self.mix.bytes(Purpose::Exporter, id);
@@ -108,8 +115,8 @@ impl World {
             }
             Step::Proof(bytes) => {
                 if let Ok(proof) = minicbor::decode(&bytes) {
-                    let (peer, address) = (self.sites[joiner].fingerprint, self.sites[joiner].address);
-                    self.join_event(via, Event::JoinProof { id, proof, peer, exporter, address });
+                    let address = self.sites[joiner].address;
+                    self.join_event(via, Event::JoinProof { id, proof, peer: key, exporter, address });
                 }
             }
             Step::Answer(bytes) => match minicbor::decode(&bytes) {
@@ -131,7 +138,7 @@ impl World {
     }
 
     fn prove(&mut self, number: usize, cluster: ClusterId, role: Role, exporter: [u8; 32]) {
-        let Enrolment { joiner, via, token: Some(token), .. } = &self.enrolments[number] else { return };
+        let Enrolment { joiner, via, key, token: Some(token), .. } = &self.enrolments[number] else { return };
         let transcript = Transcript {
             cluster,
             invite: token.id,
@@ -139,7 +146,7 @@ impl World {
             role,
             exporter,
             server: self.sites[*via].fingerprint,
-            joiner: self.sites[*joiner].fingerprint,
+            joiner: *key,
         };
         let addresses = vec![self.sites[*joiner].address];
         let proof = JoinProof { proof: prove(&token.seed, &transcript), addresses, software: "sim".to_owned() };
@@ -147,17 +154,65 @@ impl World {
     }
 
     fn enter(&mut self, number: usize, me: MemberId, roster: &Roster, peers: &BTreeMap<MemberId, PeerRecord>) {
-        let Enrolment { joiner, dies, .. } = self.enrolments[number];
+        let Enrolment { joiner, dies, key, .. } = self.enrolments[number];
         self.enrolments[number].outcome = Some(Ok(me));
+        self.count("enrolled");
+        self.checker.enrolled(joiner);
         self.tell(|| format!("m{joiner} is let in"));
+        // What it was before ends, and is set aside with its disk.
+        self.die(joiner, Death::Stopped);
         let site = &mut self.sites[joiner];
-        site.disk = Disk::default();
+        site.forget_everything();
+        site.fingerprint = key;
         site.disk.commit(&persist::encode_birth(me, roster, peers));
         site.me = Some(me);
         if dies {
             site.downs += 1;
         }
         self.boot_later(50 * MS, joiner);
+    }
+
+    /// Has whoever is no member any more invited again, as an administrator would, until it is let in.
+    pub(crate) fn care(&mut self) {
+        let Some((version, ids)) = self.newest_roster() else { return };
+        for joiner in 0..self.sites.len() {
+            let is_member = self.sites[joiner].me.is_some_and(|me| ids.contains(&me));
+            let last = self.enrolments.iter().rposition(|enrolment| enrolment.joiner == joiner);
+            let is_busy = last.is_some_and(|last| {
+                let enrolment = &self.enrolments[last];
+                enrolment.outcome.is_none() && self.time < enrolment.since + 25 * SECOND
+            });
+            if is_member || is_busy || self.sites[joiner].downs > 0 || self.sites[joiner].is_paused() {
+                continue;
+            }
+            // Who was cut off on the way tries the same token once more; a spent one brings its welcome.
+            let last = last.map(|last| &self.enrolments[last]);
+            let cut = last.filter(|last| matches!(&last.outcome, Some(Err(why)) if why == CUT));
+            let retry = cut.and_then(|last| Some((last.token.clone()?, last.key, last.via)));
+            if let Some((token, key, via)) = retry.filter(|(.., via)| self.sites[*via].is_awake()) {
+                self.count("join retried");
+                let number = self.enrolments.len();
+                let (id, since) = (number as JoinId + 1, self.time);
+                let hello =
+                    JoinHello { wire_min: WIRE_MIN, wire_max: WIRE_MAX, id: token.id, name: token.name.clone() };
+                let token = Some(token);
+                self.enrolments.push(Enrolment { id, joiner, via, key, token, since, dies: false, outcome: None });
+                self.join_later(5 * MS, number, Step::Hello(encode(&hello)));
+                continue;
+            }
+            let is_host = |at: &usize| *at != joiner && self.is_seated(*at) && self.sites[*at].is_awake();
+            if let Some(via) = (0..self.sites.len()).find(is_host) {
+                self.tell(|| format!("m{joiner} is invited again, under roster {version}"));
+                self.enrol(joiner, via, false);
+            }
+        }
+    }
+
+    /// Returns the newest roster in force anywhere, and who is on it.
+    pub(crate) fn newest_roster(&self) -> Option<(Version, BTreeSet<MemberId>)> {
+        let rosters = self.sites.iter().filter_map(|site| site.core.as_ref().map(Collective::roster));
+        let newest = rosters.max_by_key(|roster| roster.version)?;
+        Some((newest.version, newest.ids().collect()))
     }
 
     /// Lets everybody join through the founder, one after the other, until all have their vote and a seat.

@@ -76,6 +76,11 @@ fn drive(world: &mut World, scenario: &Scenario, seed: u64) -> Option<u64> {
         Plan::Fixed(faults) => faults.clone(),
         Plan::Random => plan(crate::mix::Mix::new(seed), scenario.members, scenario.window_ms),
     };
+    // Half of the runs in which nothing stays broken change who is a member, too.
+    let heals = faults.iter().all(|fault| fault.until.is_some());
+    if matches!(scenario.faults, Plan::Random) && heals && seed % 2 == 1 {
+        world.start_churn();
+    }
     world.schedule(faults);
     world.start_work(scenario.work_every_ms * MS);
     for (at_ms, step) in &scenario.steps {
@@ -135,7 +140,7 @@ fn post_mortem(world: &mut World, core: &[usize]) {
     }
 }
 
-/// Returns the members that no fault breaks for ever and that are members still.
+/// Returns the members that no fault breaks for ever.
 fn healthy(world: &World) -> Vec<usize> {
     let broken = |at: usize| {
         use crate::fault::Kind;
@@ -146,15 +151,17 @@ fn healthy(world: &World) -> Vec<usize> {
             _ => false,
         })
     };
-    let is_member = |at: usize| world.sites[at].core.as_ref().is_none_or(|core| !core.is_removed());
     let enrolled = |at: usize| world.sites[at].me.is_some() && world.sites[at].downs == 0;
-    (0..world.sites.len()).filter(|at| !broken(*at) && enrolled(*at) && is_member(*at)).collect()
+    (0..world.sites.len()).filter(|at| !broken(*at) && enrolled(*at)).collect()
 }
 
 fn look(world: &World, core: &[usize]) -> Option<String> {
     let mut finals = Vec::new();
     for at in core {
         let Some(mind) = world.sites[*at].core.as_ref() else { return Some(format!("m{at} is down")) };
+        if mind.roster().member(mind.id()).is_none() {
+            return Some(format!("m{at} is not on its roster"));
+        }
         finals.push(Final {
             member: *at,
             roster: (mind.roster().version, mind.roster().hash()),
@@ -167,7 +174,7 @@ fn look(world: &World, core: &[usize]) -> Option<String> {
         let id = world.sites[*at].me;
         id.is_none_or(|id| first.documents().get(&Entity::Settings, &format!("!drain/{id}")).is_some())
     };
-    let can_manage = |at: &usize| core.contains(at) && !is_draining(at) && is_on(first, world, *at);
+    let can_manage = |at: &usize| core.contains(at) && !is_draining(at) && manages(first, world, *at);
     let nodes: Vec<_> = world
         .nodes
         .iter()
@@ -180,6 +187,6 @@ fn look(world: &World, core: &[usize]) -> Option<String> {
     unconverged(&finals, &nodes)
 }
 
-fn is_on(mind: &Collective, world: &World, at: usize) -> bool {
-    world.sites[at].me.is_some_and(|id| mind.roster().member(id).is_some())
+fn manages(mind: &Collective, world: &World, at: usize) -> bool {
+    world.sites[at].me.is_some_and(|id| mind.roster().member(id).is_some_and(|member| member.role.manages()))
 }

@@ -179,6 +179,13 @@ impl Site {
         Ok(())
     }
 
+    /// Sets the disk aside: what comes next begins with an empty one.
+    pub(crate) fn forget_everything(&mut self) {
+        self.disk = Disk::default();
+        self.kept = None;
+        self.me = None;
+    }
+
     pub(crate) fn now(&self, time: u64) -> Now {
         self.clock.now(time)
     }

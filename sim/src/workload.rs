@@ -6,10 +6,11 @@ use collective::proto::collective::RequestId;
 use collective::proto::document::Entity;
 use collective::proto::name::NodeName;
 use collective::proto::request::{ErrorCode, Request, Response, Target, Wait};
+use collective::proto::roster::Role;
 
 use crate::check::{Authority, Rule};
 use crate::fault::{MS, SECOND};
-use crate::mix::Purpose;
+use crate::mix::{Mix, Purpose};
 use crate::world::World;
 
 /// How long an administrator waits.
@@ -194,9 +195,25 @@ impl World {
                 let member = self.sites[draw(3) % self.sites.len()].name.clone();
                 self.ask(at, Op::Named("drain"), Request::Drain { member, drain: draw(4) % 2 == 0 });
             }
+            3 if self.churn => self.change_members(at, mix),
             3 => self.ask(at, Op::Named("status"), Request::Status),
             4 => self.ask(at, Op::Named("managers"), Request::Managers { nodes: None, why: true }),
             _ => self.write(at, node),
+        }
+    }
+
+    /// Deletes a member, has it leave, or changes its role. Whoever is deleted is invited again, see [`World::care`].
+    fn change_members(&mut self, at: usize, mix: Mix) {
+        let draw = |index: u64| mix.bits(Purpose::Workload, 100 + index) as usize;
+        let member = self.sites[draw(0) % self.sites.len()].name.clone();
+        self.count("change of members");
+        match draw(1) % 5 {
+            0 | 1 => self.ask(at, Op::Named("delete"), Request::Delete { member, force: true, dry_run: false }),
+            2 => self.ask(at, Op::Named("leave"), Request::Leave),
+            _ => {
+                let role = [Role::Voter, Role::Nonvoting, Role::Voter, Role::Witness][draw(2) % 4];
+                self.ask(at, Op::Named("role"), Request::SetRole { member, role });
+            }
         }
     }
 

@@ -104,6 +104,8 @@ enum Due {
     },
     /// A turn of the workload.
     Work,
+    /// A look at who is no member any more.
+    Care,
 }
 
 /// One run.
@@ -129,6 +131,8 @@ pub(crate) struct World {
     pub(crate) works: u64,
     /// Whether the load moves and drains nothing.
     pub(crate) only_writes: bool,
+    /// Whether members are deleted and invited again.
+    pub(crate) churn: bool,
     /// The number of the last write in the ledger.
     pub(crate) last_write: usize,
     /// The write that a scenario looks for.
@@ -167,6 +171,7 @@ impl World {
             work_every: 0,
             works: 0,
             only_writes: !matches!(scenario.faults, Plan::Random),
+            churn: false,
             last_write: 0,
             noted_write: 0,
             told: BTreeMap::new(),
@@ -277,6 +282,10 @@ impl World {
             Due::End(number) => self.end(number),
             Due::Join { enrolment, step } => self.on_join(enrolment, step),
             Due::Boot { at } => self.boot(at),
+            Due::Care => {
+                self.care();
+                self.after(SECOND, Due::Care);
+            }
             Due::Work => {
                 if self.work_every > 0 {
                     self.work();
@@ -292,6 +301,12 @@ impl World {
         if every > 0 {
             self.after(every, Due::Work);
         }
+    }
+
+    /// Begins to change who is a member, beside the rest of the load.
+    pub(crate) fn start_churn(&mut self) {
+        self.churn = true;
+        self.after(SECOND, Due::Care);
     }
 
     pub(crate) fn join_later(&mut self, delay: u64, enrolment: usize, step: crate::enrol::Step) {
