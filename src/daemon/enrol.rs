@@ -112,7 +112,7 @@ pub(super) fn prepare(
     }
     if !replace
         && !core.is_removed()
-        && !(core.documents().nodes().next().is_none() && core.documents().groups().next().is_none())
+        && (core.documents().nodes().next().is_some() || core.documents().groups().next().is_some())
     {
         let message = "this member has nodes or groups of its own, which joining would replace";
         let hint = "add --replace; what was there is kept beside the new data in the state directory";
