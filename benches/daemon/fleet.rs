@@ -12,6 +12,10 @@ use collective::proto::roster::Role;
 
 /// How long anything may take before the benchmark gives up.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The state directory, which the daemon makes itself with the mode that it wants.
+const STATE: &str = "state";
+/// What the daemon has to say, beside it.
+const LOG: &str = "log";
 
 /// Members of one collective.
 #[derive(Debug)]
@@ -82,8 +86,8 @@ impl Daemon {
         // State is on the disk that the programs were built on; sockets need a short path.
         let state = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
         let runtime = tempfile::tempdir()?;
-        let process = spawn(name, state.path(), runtime.path())?;
-        let client = first_answer(&runtime.path().join(ADMIN_SOCKET)).await?;
+        let mut process = spawn(name, state.path(), runtime.path())?;
+        let client = first_answer(&mut process, state.path(), &runtime.path().join(ADMIN_SOCKET)).await?;
         Ok(Self { name: MemberName::new(name)?, state, runtime, process, client })
     }
 
@@ -164,7 +168,8 @@ impl Daemon {
     /// Starts it again; returns once it answers.
     pub(crate) async fn restart(&mut self) -> anyhow::Result<()> {
         self.process = spawn(self.name.as_str(), self.state.path(), self.runtime.path())?;
-        self.client = first_answer(&self.socket()).await?;
+        let socket = self.socket();
+        self.client = first_answer(&mut self.process, self.state.path(), &socket).await?;
         Ok(())
     }
 
@@ -189,7 +194,7 @@ impl Daemon {
 
     /// Returns the size of its database file.
     pub(crate) fn database_bytes(&self) -> u64 {
-        let files = std::fs::read_dir(self.state.path()).into_iter().flatten().flatten();
+        let files = std::fs::read_dir(self.state.path().join(STATE)).into_iter().flatten().flatten();
         let databases = files.filter(|file| file.path().extension().is_some_and(|extension| extension == "redb"));
         databases.filter_map(|file| file.metadata().ok()).map(|metadata| metadata.len()).sum()
     }
@@ -202,7 +207,7 @@ impl Drop for Daemon {
 }
 
 fn spawn(name: &str, state: &Path, runtime: &Path) -> anyhow::Result<Child> {
-    let log = std::fs::File::options().create(true).append(true).open(state.join("log"))?;
+    let log = std::fs::File::options().create(true).append(true).open(state.join(LOG))?;
     // Nothing of the machine's own configuration counts.
     std::fs::write(runtime.join("collective.toml"), "")?;
     Command::new(env!("CARGO_BIN_EXE_collectived"))
@@ -210,7 +215,7 @@ fn spawn(name: &str, state: &Path, runtime: &Path) -> anyhow::Result<Child> {
         .arg("--config")
         .arg(runtime.join("collective.toml"))
         .arg("--state-dir")
-        .arg(state)
+        .arg(state.join(STATE))
         .arg("--runtime-dir")
         .arg(runtime)
         .stdin(Stdio::null())
@@ -221,7 +226,7 @@ fn spawn(name: &str, state: &Path, runtime: &Path) -> anyhow::Result<Child> {
 }
 
 /// Waits until a daemon answers its first question.
-async fn first_answer(socket: &Path) -> anyhow::Result<Client> {
+async fn first_answer(process: &mut Child, state: &Path, socket: &Path) -> anyhow::Result<Client> {
     let start = Instant::now();
     loop {
         if let Ok(mut client) = Client::connect(socket).await
@@ -229,8 +234,9 @@ async fn first_answer(socket: &Path) -> anyhow::Result<Client> {
         {
             return Ok(client);
         }
-        if start.elapsed() > PATIENCE {
-            bail!("the daemon does not answer on {}", socket.display());
+        if process.try_wait()?.is_some() || start.elapsed() > PATIENCE {
+            let log = std::fs::read_to_string(state.join(LOG)).unwrap_or_default();
+            bail!("the daemon does not answer on {}; it said: {log}", socket.display());
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
     }

@@ -21,7 +21,7 @@ fn main() -> ExitCode {
         stderr: &mut std::io::stderr(),
         read_secret: |prompt| rpassword::prompt_password(prompt),
     };
-    let offline = Offline { demo: daemon::demo, init };
+    let offline = Offline { demo: |arguments| daemon::demo(arguments.stay, arguments.http), init };
     ExitCode::from(run(std::env::args_os(), &environment, &mut io, &offline))
 }
 

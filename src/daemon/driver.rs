@@ -400,8 +400,8 @@ impl Life {
                 Ok(hello) => self.handle(Event::LinkUp { peer, address, hello }),
                 Err(error) => tracing::warn!(%peer, %error, "a link's first words cannot be read"),
             },
-            NetEvent::LinkDown { peer, reason, code, close_message } => {
-                if code == Some(CloseCode::Removed as u64) {
+            NetEvent::LinkDown { peer, reason, code, by_peer, close_message } => {
+                if by_peer && code == Some(CloseCode::Removed as u64) {
                     let notice = String::from_utf8_lossy(&close_message).into_owned();
                     self.handle(Event::Expelled { notice });
                 } else {

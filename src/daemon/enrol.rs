@@ -220,10 +220,15 @@ fn turned_away(code: u8, message: String) -> Refusal {
 fn refuse(error: &JoinError, places: &[String]) -> Refusal {
     let (code, hint) = match error {
         JoinError::Unreachable(_) => (ErrorCode::Failure, "is its daemon up, and UDP port 7461 open?"),
+        JoinError::OtherKey(_) => (
+            ErrorCode::ProofFailed,
+            "join the member that made the token, or make one on this one: collective invite NAME",
+        ),
         JoinError::Timeout => (ErrorCode::TimedOut, "try again with the same token"),
         _ => (ErrorCode::Failure, "look at the log of the inviting member"),
     };
     let message = match error {
+        JoinError::OtherKey(why) => format!("the token was made on another member: {why}"),
         JoinError::Unreachable(why) => format!("{} cannot be reached: {why}", places.join(", ")),
         other => format!("joining by {} failed: {other}", places.join(", ")),
     };

@@ -73,7 +73,7 @@ async fn attempt(inner: &Arc<Inner>, slot: &Arc<Slot>) {
                 state.dial_failed(Some(error), now);
                 None
             }
-            Err(Failure::Refused(address, Ending { reason, code, message })) => {
+            Err(Failure::Refused(address, Ending { reason, code, message, .. })) => {
                 state.dial_failed(Some(DialError { address: Some(address), reason: reason.clone() }), now);
                 let peer = state.peer.fingerprints.first().copied();
                 Some(Refusal { peer, address, dialled: true, reason, code, close_message: message, suppressed: 0 })

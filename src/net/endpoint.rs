@@ -361,8 +361,8 @@ impl Inner {
         let (inner, slot) = (self.clone(), slot.clone());
         self.spawn(async move {
             inner.report(NetEvent::LinkUp { peer, address, hello: hello.body, dialled }).await;
-            let Ending { reason, code, message } = run(&link, outlets, control, &inner.events).await;
-            inner.report(NetEvent::LinkDown { peer, reason, code, close_message: message }).await;
+            let Ending { reason, code, message, by_peer } = run(&link, outlets, control, &inner.events).await;
+            inner.report(NetEvent::LinkDown { peer, reason, code, by_peer, close_message: message }).await;
             // Only now may another connection become the link: its "up" comes after this "down".
             slot.change(|state| {
                 state.link = None;

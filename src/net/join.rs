@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::dial::{call_address, resolve};
 use super::endpoint::{Inner, canonical};
 use super::limits::{JOIN_ANSWER_BYTES_MAX, JOIN_DECISION_TIMEOUT, JOIN_FRAME_BYTES_MAX, JOIN_TIMEOUT};
-use super::link::{Ending, FrameError, read_frame, write_frame};
+use super::link::{Ending, FrameError, OTHER_KEY, read_frame, write_frame};
 use super::tls::{ALPN_JOIN, Identity};
 use super::{CloseCode, NetEvent};
 use crate::proto::identity::Fingerprint;
@@ -27,9 +27,12 @@ use crate::proto::identity::Fingerprint;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum JoinError {
-    /// Nobody answered, or nobody with the key of the token; nothing was sent. Says what happened at each address.
+    /// Nobody answered; nothing was sent. Says what happened at each address.
     #[error("the inviting member cannot be reached: {0}")]
     Unreachable(String),
+    /// Somebody answered, but not with the key of the token; nothing was sent. Says what happened at each address.
+    #[error("that is not the inviting member: {0}")]
+    OtherKey(String),
     /// This side's own key cannot be used.
     #[error("this member's identity cannot be used: {0}")]
     Identity(String),
@@ -257,13 +260,18 @@ pub(crate) async fn join(
     let (addresses, mut problems) = resolve(inner, Vec::new(), places).await;
     let mut calls: FuturesUnordered<_> =
         (0u32..).zip(addresses).map(|(place, address)| call_address(inner, &client, place, address)).collect();
+    let mut other_key = false;
     while let Some((address, result)) = calls.next().await {
         match result {
             Ok(connection) => return open(connection, server).await,
-            Err(reason) => problems.push(format!("{address}: {reason}")),
+            Err(reason) => {
+                other_key |= reason == OTHER_KEY;
+                problems.push(format!("{address}: {reason}"));
+            }
         }
     }
-    Err(JoinError::Unreachable(problems.join("; ")))
+    let problems = problems.join("; ");
+    Err(if other_key { JoinError::OtherKey(problems) } else { JoinError::Unreachable(problems) })
 }
 
 async fn open(connection: Connection, server: Fingerprint) -> Result<JoinClient, JoinError> {

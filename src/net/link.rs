@@ -165,6 +165,8 @@ pub(crate) struct Ending {
     pub(crate) reason: String,
     pub(crate) code: Option<u64>,
     pub(crate) message: Vec<u8>,
+    /// Whether the other side gave the code.
+    pub(crate) by_peer: bool,
 }
 
 impl Ending {
@@ -182,15 +184,18 @@ impl Ending {
             ConnectionError::TransportError(error) => (alert_words(error.code.into(), false), None, Vec::new()),
             other => (other.to_string(), None, Vec::new()),
         };
-        Self { reason, code, message }
+        Self { reason, by_peer: code.is_some(), code, message }
     }
 }
+
+/// What is said of a server whose key is not the one that is looked for.
+pub(crate) const OTHER_KEY: &str = "whoever is there has another key than is expected";
 
 /// Explains a QUIC error code; those from 0x100 on carry a TLS alert. `theirs` when the peer raised it.
 fn alert_words(code: u64, theirs: bool) -> String {
     match (code, theirs) {
         (0x131, true) => "the peer does not accept this member's key (is this member on the peer's roster?)".into(),
-        (0x131, false) => "whoever is there has another key than the roster says".into(),
+        (0x131, false) => OTHER_KEY.into(),
         (0x133 | 0x12a | 0x12b, true) => "the peer says that this member does not own its key".into(),
         (0x133 | 0x12a | 0x12b, false) => "whoever is there does not own the key it showed".into(),
         (0x178, _) => "the peer does not speak this version of the protocol".into(),
@@ -282,7 +287,8 @@ impl Link {
     /// Ends it; only the first call of either side says why.
     pub(crate) fn close(&self, code: CloseCode, message: &[u8], reason: &str) {
         let message = &message[..message.len().min(CLOSE_MESSAGE_BYTES_MAX)];
-        let ending = Ending { reason: reason.into(), code: Some(code as u64), message: message.to_vec() };
+        let ending =
+            Ending { reason: reason.into(), code: Some(code as u64), message: message.to_vec(), by_peer: false };
         if self.is_open() {
             self.closed.get_or_init(|| ending);
             self.connection.close(code.into(), message);

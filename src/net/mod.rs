@@ -136,6 +136,8 @@ pub enum NetEvent {
         reason: String,
         /// The code of whoever closed it, a [`CloseCode`].
         code: Option<u64>,
+        /// Whether that was the peer: what this side says to a removed member is not said to this side.
+        by_peer: bool,
         /// What was said with the code.
         close_message: Vec<u8>,
     },

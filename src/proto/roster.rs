@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use minicbor::{Decode, Encode};
@@ -247,7 +248,30 @@ pub struct Roster {
     /// Members that were removed.
     #[n(6)]
     removed: BTreeMap<MemberId, Removed>,
+    #[cbor(skip)]
+    known_hash: KnownHash,
 }
+
+/// The hash of a roster once it was computed, with the public fields it was computed of: every lease is checked against
+/// it. A copy starts without, since only a copy's private fields ever change.
+#[derive(Debug, Default)]
+struct KnownHash(OnceLock<(Public, RosterHash)>);
+
+type Public = (ClusterId, Version, RosterHash, Timing);
+
+impl Clone for KnownHash {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl PartialEq for KnownHash {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for KnownHash {}
 
 /// How often an invitation was used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
@@ -414,13 +438,23 @@ impl Roster {
             members: BTreeMap::from([(founder.id, founder)]),
             consumed: BTreeMap::new(),
             removed: BTreeMap::new(),
+            known_hash: KnownHash::default(),
         }
     }
 
     /// Returns the SHA-256 of the encoded roster.
     pub fn hash(&self) -> RosterHash {
+        let public = (self.cluster, self.version, self.previous, self.timing);
+        if let Some((of, known)) = self.known_hash.0.get()
+            && *of == public
+        {
+            return *known;
+        }
         let bytes = minicbor::to_vec(self).unwrap_or_default(); // Encoding into a Vec cannot fail.
-        RosterHash(digest::digest(&digest::SHA256, &bytes).as_ref().try_into().expect("SHA-256 has 32 bytes"))
+        let hash =
+            RosterHash(digest::digest(&digest::SHA256, &bytes).as_ref().try_into().expect("SHA-256 has 32 bytes"));
+        let _ = self.known_hash.0.set((public, hash));
+        hash
     }
 
     /// Returns every member, in the order of their names.
@@ -710,6 +744,19 @@ pub(crate) mod tests {
 
     fn refusal(roster: &Roster, change: &Change) -> RosterError {
         roster.next(change, WallTime(0)).expect_err("to be refused")
+    }
+
+    #[test]
+    fn a_hash_that_is_known_is_never_that_of_another_roster() {
+        let mut roster = voters(1);
+        let first = roster.hash();
+        assert_eq!(roster.hash(), first);
+        let next = after(&roster, &add(member(2, Role::Voter), 1));
+        assert_ne!(next.hash(), first);
+        let sent = minicbor::to_vec(&next).expect("encodes");
+        assert_eq!(minicbor::decode::<Roster>(&sent).expect("decodes").hash(), next.hash());
+        roster.previous.0[0] ^= 1;
+        assert_ne!(roster.hash(), first);
     }
 
     #[test]

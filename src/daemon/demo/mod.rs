@@ -15,7 +15,6 @@ use tokio::time::Instant;
 
 use super::{Options, run};
 use crate::admin::{ADMIN_SOCKET, Client};
-use crate::cli::DemoArgs;
 use crate::config::{Config, Layer};
 use crate::net::Switch;
 use crate::proto::name::{MemberName, NodeName};
@@ -36,14 +35,14 @@ type Failure = String;
 type Outcome = Result<String, Failure>;
 
 /// Runs the demo and returns the exit code: 0 only if every check held.
-pub fn demo(arguments: DemoArgs) -> u8 {
-    if arguments.http.is_some() {
+pub fn demo(stay: bool, http: Option<SocketAddr>) -> u8 {
+    if http.is_some() {
         eprintln!("collective: the page is not built yet; leave --http out");
         return ErrorCode::Usage.exit();
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let result = match runtime {
-        Ok(runtime) => runtime.block_on(play(arguments.stay)),
+        Ok(runtime) => runtime.block_on(play(stay)),
         Err(error) => Err(error.to_string()),
     };
     match result {

@@ -124,7 +124,7 @@ impl Collective {
             votes: member.is_voter(),
             learner: member.learner,
             draining: self.is_draining(id),
-            manages: if me { self.managers.acting().count() } else { facts.map_or(0, |facts| facts.manages as usize) },
+            manages: if me { self.managers.acting_count() } else { facts.map_or(0, |facts| facts.manages as usize) },
             rtt_us: belief.and_then(|belief| belief.rtt_us).map(u64::from),
             last_heard_ms: if me { Some(0) } else { self.silent_for(id).map(millis) },
             lag: self.lag(id),

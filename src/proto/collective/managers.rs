@@ -31,7 +31,7 @@ pub(super) const DRAIN: &str = "!drain/";
 /// Nodes that this member acts for or wants to.
 #[derive(Debug, Default)]
 pub(super) struct Managers {
-    duties: BTreeMap<NodeName, Duty>,
+    duties: Duties,
     dirty: BTreeSet<NodeName>,
     all_dirty: bool,
     /// Who could manage when last looked.
@@ -51,12 +51,66 @@ pub(super) struct Managers {
 enum Duty {
     /// Desired here; the claim waits for the holder to go and for better-ranked members.
     Waiting { since: Instant, at: Instant },
-    /// The voters were asked.
-    Claiming { term: u64, since: Instant },
+    /// The voters were asked, and have until then to answer.
+    Claiming { term: u64, until: Instant },
     /// The voters confirmed; the record is on its way to a majority's disks.
     Recording { term: u64 },
     /// This member acts, as long as the lease holds.
     Acting { token: Token },
+}
+
+impl Duty {
+    /// Returns when it moves on by itself.
+    const fn due(self) -> Option<Instant> {
+        match self {
+            Self::Waiting { at, .. } => Some(at),
+            Self::Claiming { until, .. } => Some(until),
+            Self::Recording { .. } | Self::Acting { .. } => None,
+        }
+    }
+}
+
+/// Duties by node, with what is asked of all of them at every event kept beside them: a member with ten thousand nodes
+/// must not walk over them whenever a packet comes in.
+#[derive(Debug, Default)]
+struct Duties {
+    by_node: BTreeMap<NodeName, Duty>,
+    due: BTreeSet<(Instant, NodeName)>,
+    acting: usize,
+}
+
+impl Duties {
+    fn get(&self, node: &NodeName) -> Option<Duty> {
+        self.by_node.get(node).copied()
+    }
+
+    fn insert(&mut self, node: NodeName, duty: Duty) {
+        self.remove(&node);
+        if let Some(due) = duty.due() {
+            self.due.insert((due, node.clone()));
+        }
+        self.acting += usize::from(matches!(duty, Duty::Acting { .. }));
+        self.by_node.insert(node, duty);
+    }
+
+    fn remove(&mut self, node: &NodeName) -> Option<Duty> {
+        let duty = self.by_node.remove(node)?;
+        if let Some(due) = duty.due() {
+            self.due.remove(&(due, node.clone()));
+        }
+        self.acting -= usize::from(matches!(duty, Duty::Acting { .. }));
+        Some(duty)
+    }
+
+    /// Returns those that are to be moved on now, in the order of their nodes.
+    fn due_by(&self, now: Instant) -> BTreeMap<NodeName, Duty> {
+        let due = self.due.iter().take_while(|(due, _)| *due <= now);
+        due.filter_map(|(_, node)| Some((node.clone(), self.get(node)?))).collect()
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        self.due.first().map(|(due, _)| *due)
+    }
 }
 
 impl Managers {
@@ -78,21 +132,24 @@ impl Managers {
     }
 
     pub(super) fn acting(&self) -> impl Iterator<Item = &NodeName> {
-        self.duties.iter().filter(|(_, duty)| matches!(duty, Duty::Acting { .. })).map(|(node, _)| node)
+        self.duties.by_node.iter().filter(|(_, duty)| matches!(duty, Duty::Acting { .. })).map(|(node, _)| node)
+    }
+
+    /// Returns how many nodes this member acts for, without counting them.
+    pub(super) fn acting_count(&self) -> usize {
+        self.duties.acting
     }
 
     pub(super) fn token(&self, node: &NodeName) -> Option<Token> {
         match self.duties.get(node) {
-            Some(Duty::Acting { token }) => Some(*token),
+            Some(Duty::Acting { token }) => Some(token),
             _ => None,
         }
     }
 
     pub(super) fn on_confirmed(&mut self, node: NodeName, term: u64) {
-        if let Some(duty) = self.duties.get_mut(&node)
-            && *duty == (Duty::Claiming { term, since: claimed_at(duty) })
-        {
-            *duty = Duty::Recording { term };
+        if matches!(self.duties.get(&node), Some(Duty::Claiming { term: claimed, .. }) if claimed == term) {
+            self.duties.insert(node.clone(), Duty::Recording { term });
             self.confirmed.push((node, term));
         }
     }
@@ -100,17 +157,10 @@ impl Managers {
     /// A record did not reach a majority in time: the claim holds, so it is written again.
     pub(super) fn on_not_recorded(&mut self, nodes: &[(NodeName, u64)]) {
         for (node, term) in nodes {
-            if self.duties.get(node) == Some(&Duty::Recording { term: *term }) {
+            if self.duties.get(node) == Some(Duty::Recording { term: *term }) {
                 self.confirmed.push((node.clone(), *term));
             }
         }
-    }
-}
-
-fn claimed_at(duty: &Duty) -> Instant {
-    match duty {
-        Duty::Claiming { since, .. } => *since,
-        _ => Instant::ZERO,
     }
 }
 
@@ -139,7 +189,7 @@ impl Collective {
         let dirty: Vec<_> = if std::mem::take(&mut self.managers.all_dirty) {
             self.managers.dirty.clear();
             // Nodes that are gone may still be held.
-            let held: BTreeSet<_> = self.managers.duties.keys().cloned().collect();
+            let held: BTreeSet<_> = self.managers.duties.by_node.keys().cloned().collect();
             self.documents.nodes().cloned().chain(held).collect::<BTreeSet<_>>().into_iter().collect()
         } else {
             std::mem::take(&mut self.managers.dirty).into_iter().collect()
@@ -171,7 +221,7 @@ impl Collective {
         if !grants.quorum(now).is_held() {
             return;
         }
-        let duties = self.managers.duties.iter();
+        let duties = self.managers.duties.by_node.iter();
         let lapsed: BTreeSet<_> = duties
             .filter(|(_, duty)| matches!(duty, Duty::Recording { .. } | Duty::Acting { .. }))
             .filter(|(node, _)| !grants.acts(node, now))
@@ -309,7 +359,7 @@ impl Collective {
 
     /// Ends every duty at once: quorum is lost or the daemon stops.
     pub(super) fn cease_all(&mut self) {
-        for (node, duty) in std::mem::take(&mut self.managers.duties) {
+        for (node, duty) in std::mem::take(&mut self.managers.duties).by_node {
             if let Duty::Acting { token } = duty {
                 self.tell_ceased(&node, token);
             }
@@ -320,20 +370,7 @@ impl Collective {
 
     /// Moves duties on whose time has come.
     fn serve_duties(&mut self) {
-        let now = self.now.boot;
-        let timing = self.roster.timing;
-        let due: Vec<_> = self
-            .managers
-            .duties
-            .iter()
-            .filter(|(_, duty)| match duty {
-                Duty::Waiting { at, .. } => *at <= now,
-                Duty::Claiming { since, .. } => *since + timing.lease() / 2 <= now,
-                Duty::Recording { .. } | Duty::Acting { .. } => false,
-            })
-            .map(|(node, duty)| (node.clone(), *duty))
-            .collect();
-        for (node, duty) in due {
+        for (node, duty) in self.managers.duties.due_by(self.now.boot) {
             match duty {
                 Duty::Waiting { since, .. } => self.try_claim(&node, since),
                 // R10: no majority within T/2: release, and try again after a random while.
@@ -358,7 +395,8 @@ impl Collective {
     }
 
     fn claim(&mut self, node: &NodeName, term: u64) {
-        self.managers.duties.insert(node.clone(), Duty::Claiming { term, since: self.now.boot });
+        let until = self.now.boot + self.roster.timing.lease() / 2;
+        self.managers.duties.insert(node.clone(), Duty::Claiming { term, until });
         self.holder.claim(node.clone(), term, self.now.boot);
     }
 
@@ -374,7 +412,7 @@ impl Collective {
 
     pub(super) fn on_claim_refused(&mut self, node: &NodeName, reason: &RefusalReason) {
         let now = self.now.boot;
-        match (self.managers.duties.get(node).copied(), reason) {
+        match (self.managers.duties.get(node), reason) {
             (Some(Duty::Claiming { term, .. }), RefusalReason::StaleTerm { at_least }) => {
                 self.holder.release(node, now);
                 self.claim(node, term.max(*at_least) + 1);
@@ -438,7 +476,7 @@ impl Collective {
     /// The records are durable on a majority: this member acts from now on.
     pub(super) fn on_recorded(&mut self, nodes: &[(NodeName, u64)]) {
         for (node, term) in nodes {
-            if self.managers.duties.get(node) != Some(&Duty::Recording { term: *term }) {
+            if self.managers.duties.get(node) != Some(Duty::Recording { term: *term }) {
                 continue;
             }
             // The token is the one that the record tells.
@@ -502,16 +540,6 @@ impl Collective {
         if self.standing != Standing::Seated {
             return None;
         }
-        let half = self.roster.timing.lease() / 2;
-        self.managers
-            .duties
-            .values()
-            .filter_map(|duty| match duty {
-                Duty::Waiting { at, .. } => Some(*at),
-                Duty::Claiming { since, .. } => Some(*since + half),
-                Duty::Recording { .. } | Duty::Acting { .. } => None,
-            })
-            .chain(self.managers.available_until)
-            .min()
+        self.managers.duties.next_due().into_iter().chain(self.managers.available_until).min()
     }
 }

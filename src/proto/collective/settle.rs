@@ -215,7 +215,7 @@ impl Collective {
             root: self.documents.root(),
             version: self.roster.version,
             standing: self.standing,
-            manages: u32::try_from(self.managers.acting().count()).unwrap_or(u32::MAX),
+            manages: u32::try_from(self.managers.acting_count()).unwrap_or(u32::MAX),
             view: view.hash().to_be_bytes(),
             sees: self.roster.ids().map(|id| letter(if id == self.me { None } else { self.state_of(id) })).collect(),
             suspicions: self.suspicions.clone(),

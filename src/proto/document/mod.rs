@@ -199,6 +199,9 @@ pub struct Documents {
     /// By number, [`SHARDS`] of them.
     shards: Vec<Shard>,
     read: ReadMap,
+    /// Of what is durable, by number of document: asked for at every event, while few of them change anything.
+    digests: [[u8; 8]; SHARDS],
+    root: [u8; 8],
 }
 
 impl std::fmt::Debug for Documents {
@@ -218,7 +221,9 @@ impl Documents {
     pub fn new() -> Self {
         let genesis = shard::genesis_document();
         let shards = ShardId::all().map(|id| Shard::genesis(id, &genesis)).collect();
-        Self { genesis, shards, read: ReadMap::default() }
+        let mut documents = Self { genesis, shards, read: ReadMap::default(), digests: [[0; 8]; SHARDS], root: [0; 8] };
+        ShardId::all().for_each(|shard| documents.renew_digest(shard));
+        documents
     }
 
     /// Rebuilds the database from what the store kept, in any order.
@@ -255,6 +260,7 @@ impl Documents {
     ) -> Result<(), Damage> {
         self.read.forget(|entity| entity.shard() == shard);
         self.shards[shard.index()] = Shard::genesis(shard, &self.genesis);
+        self.renew_digest(shard);
         let generation = self.generation(shard);
         let mut generations = snapshot.map(|s| s.generation).into_iter().chain(changes.iter().map(|c| c.0.generation));
         if let Some(other) = generations.find(|other| *other != generation) {
@@ -264,6 +270,7 @@ impl Documents {
         let loaded = Shard::load(shard, &self.genesis, bytes, changes).map_err(|reason| Damage { shard, reason })?;
         loaded.fill(&mut self.read);
         self.shards[shard.index()] = loaded;
+        self.renew_digest(shard);
         Ok(())
     }
 
@@ -335,6 +342,7 @@ impl Documents {
                     touched.push(Touched { entity: op.entity.clone(), attribute: op.attribute.clone() });
                 }
             });
+            self.renew_digest(id.shard);
         }
         touched
     }
@@ -372,22 +380,24 @@ impl Documents {
 
     /// Returns eight bytes of a hash over generation and sorted heads: equal when two members hold the same changes.
     pub fn digest(&self, shard: ShardId) -> [u8; 8] {
-        key::digest_of(self.generation(shard), self.heads(shard))
+        self.digests[shard.index()]
     }
 
     /// Returns the digest of every document, by number.
     pub fn digests(&self) -> [[u8; 8]; SHARDS] {
-        let mut digests = [[0; 8]; SHARDS];
-        for shard in ShardId::all() {
-            digests[shard.index()] = self.digest(shard);
-        }
-        digests
+        self.digests
     }
 
     /// Returns eight bytes for the whole database.
     pub fn root(&self) -> [u8; 8] {
-        let hash = ring::digest::digest(&ring::digest::SHA256, self.digests().as_flattened());
-        key::first_eight(hash.as_ref())
+        self.root
+    }
+
+    /// Computes the digest of a document, and with it the root, after what is durable of it changed.
+    fn renew_digest(&mut self, shard: ShardId) {
+        self.digests[shard.index()] = key::digest_of(self.generation(shard), self.heads(shard));
+        let hash = ring::digest::digest(&ring::digest::SHA256, self.digests.as_flattened());
+        self.root = key::first_eight(hash.as_ref());
     }
 
     /// Returns the durable changes of a document that `theirs` lacks: up to `bytes_max` bytes, and at least one if
