@@ -165,9 +165,10 @@ fn every_decision_has_its_four_parts() {
     let mut sins = Vec::new();
     for path in files("md").into_iter().filter(|path| path.starts_with("docs/decisions/0")) {
         let text = read(&path);
-        for part in ["## Context", "## Decision", "## Alternatives", "## Consequences"] {
-            if !text.lines().any(|line| line == part) {
-                sins.push(format!("{path}: there is no `{part}`"));
+        for part in ["Context", "Decision", "Alternatives", "Consequences"] {
+            let (heading, run_in) = (format!("## {part}"), format!("**{part}.**"));
+            if !text.lines().any(|line| line == heading || line.starts_with(&run_in)) {
+                sins.push(format!("{path}: there is no {part}"));
             }
         }
     }
