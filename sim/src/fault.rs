@@ -86,7 +86,9 @@ impl Kind {
             Self::Mute(member) => from == *member,
             Self::OneWay(a, b) => from == *a && to == *b,
             Self::Link(a, b) => touches(*a) && touches(*b),
-            Self::Flap { member, period_ms } => touches(*member) && (now - since) / (period_ms * MS).max(1) % 2 == 0,
+            Self::Flap { member, period_ms } => {
+                touches(*member) && ((now - since) / (period_ms * MS).max(1)).is_multiple_of(2)
+            }
             _ => false,
         }
     }

@@ -247,7 +247,7 @@ impl World {
                 }
             }
             Due::Frame { from, to, link, channel, frame, reliable } => {
-                self.arrive(from, to, link, channel, frame, reliable)
+                self.arrive(from, to, link, channel, frame, reliable);
             }
             Due::Stream { from, to, link, channel } => self.pump(from, to, link, channel),
             Due::Dial { a, b } => {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
-use crate::site::{Output, PATIENCE, Plan, Site, collective, settle, three, wait_until};
+use crate::site::{Output, PATIENCE, Plan, Site, collective, given_up, settle, three, wait_until};
 
 /// Asserts that a daemon that would not start said why in one line, without a panic.
 #[track_caller]
@@ -38,7 +38,7 @@ fn two_daemons_on_one_runtime_directory_are_refused() {
     let two = Plan::new("mgt2").prepare();
     let mut command = two.daemon();
     command.arg("--runtime-dir").arg(one.home().join("run"));
-    let output = crate::site::run(&mut command);
+    let output = given_up(&mut command);
     assert_ne!(output.code, 0, "{output:?}");
     one.shows("Quorum: True\nLeader: mgt1\n");
 }
@@ -235,10 +235,10 @@ fn a_wrong_configuration_is_refused_with_file_and_line() {
     let site = Plan::new("mgt1").prepare();
     let file = site.home().join("collective.toml");
     std::fs::write(&file, "name = \"mgt1\"\nlisten = \"nowhere\"\n").expect("a file in our own directory");
-    let output = crate::site::run(site.daemon().arg("--config").arg(&file));
+    let output = given_up(site.daemon().arg("--config").arg(&file));
     said_why(&output, 78, &["collective.toml:2"]);
-    let output = crate::site::run(site.daemon().env("COLLECTIVE_VOLUNTEER", "perhaps"));
+    let output = given_up(site.daemon().env("COLLECTIVE_VOLUNTEER", "perhaps"));
     said_why(&output, 78, &["COLLECTIVE_VOLUNTEER"]);
-    let output = crate::site::run(site.daemon().arg("--frobnicate"));
+    let output = given_up(site.daemon().arg("--frobnicate"));
     assert_eq!(output.code, 64, "{output:?}");
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::lab::Lab;
+use crate::nodes::{NODES, define_nodes, taken_over};
 use crate::site::{PATIENCE, Site, settle, three, wait_until};
 use crate::watch::Runs;
 
@@ -136,13 +137,8 @@ fn actions_through_a_cut_never_overlap_and_tokens_only_rise() {
         log.display()
     );
     action(&sites, "mark", &text, "");
-    sites[0].ok(&["node", "define", "n[1-6]", "collective.managercandidates=mgt[1-3]"]);
-    for site in &sites {
-        wait_until("every node is managed", PATIENCE, || {
-            (1..=6).all(|node| manager(site, &format!("n{node}")).is_some())
-        });
-    }
-    let runs: Vec<_> = sites.iter().map(|site| Runs::start(site, "n[1-6]", "mark")).collect();
+    define_nodes(&sites);
+    let runs: Vec<_> = sites.iter().map(|site| Runs::start(site, NODES, "mark")).collect();
     let acted = |from: &str| {
         let log = std::fs::read_to_string(&log).unwrap_or_default();
         log.lines().filter(|line| line.split(' ').nth(1) == Some(from)).count()
@@ -152,10 +148,7 @@ fn actions_through_a_cut_never_overlap_and_tokens_only_rise() {
     for cut in [1, 3] {
         lab.isolate(cut);
         let name = format!("mgt{cut}");
-        wait_until("its nodes are taken over", PATIENCE, || {
-            let other = &sites[if cut == 1 { 1 } else { 0 }];
-            (1..=6).all(|node| manager(other, &format!("n{node}")).is_some_and(|manager| manager != name))
-        });
+        taken_over(&sites[if cut == 1 { 1 } else { 0 }], &name, Instant::now());
         lab.heal();
         wait_until("it is seated again", PATIENCE, || {
             sites[cut - 1].status().is_some_and(|status| status["standing"] == "seated")

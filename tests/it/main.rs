@@ -10,6 +10,7 @@ mod data;
 mod joining;
 mod lab;
 mod members;
+mod nodes;
 mod partitions;
 mod site;
 mod tidy;

@@ -2,33 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-
+use crate::nodes::{define_nodes, managers, manages, taken_over};
 use crate::site::{PATIENCE, Plan, Site, assemble, settle, three, wait_until};
-
-fn managers(site: &Site) -> Vec<(String, Option<String>)> {
-    let output = site.run(&["managers", "-o", "json"]);
-    let document: Value = serde_json::from_str(&output.stdout).unwrap_or_default();
-    let nodes = document["nodes"].as_array().cloned().unwrap_or_default();
-    let text = |value: &Value| value.as_str().map(str::to_owned);
-    nodes.iter().filter_map(|node| Some((text(&node["node"])?, text(&node["manager"])))).collect()
-}
-
-/// Defines nodes that all three may manage, and waits until each member manages some, as every member sees it.
-#[track_caller]
-fn define_nodes(sites: &[Site]) {
-    sites[0].ok(&["node", "define", "n[1-12]", "collective.managercandidates=mgt[1-3]"]);
-    for site in sites {
-        wait_until("every node is managed", PATIENCE, || {
-            let managers = managers(site);
-            managers.len() == 12 && managers.iter().all(|(_, manager)| manager.is_some())
-        });
-    }
-}
-
-fn manages(site: &Site, name: &str) -> usize {
-    managers(site).iter().filter(|(_, manager)| manager.as_deref() == Some(name)).count()
-}
 
 #[test]
 fn s12_a_member_deleted_while_it_was_away_is_told_stops_and_explains() {
@@ -83,9 +58,7 @@ fn deleting_a_live_member_must_be_insisted_on_and_is_final_at_once() {
     });
     sites[1].refuses(&["attrib", "n1", "custom.x=1"], 106);
     sites[1].refuses(&["invite", "mgt9"], 106);
-    wait_until("its nodes are taken over", PATIENCE, || {
-        managers(&sites[0]).iter().all(|(_, manager)| matches!(manager.as_deref(), Some("mgt1" | "mgt3")))
-    });
+    taken_over(&sites[0], "mgt2", Instant::now());
     sites[0].shows("Quorum: True\nLeader: mgt1\nActive collective members:\n    mgt3\n");
     // One cannot delete oneself, nor whoever is not there.
     sites[0].refuses(&["delete", "mgt1", "--force"], 64);
@@ -101,9 +74,7 @@ fn a_member_that_leaves_hands_over_and_is_gone() {
 
     for site in [&sites[0], &sites[2]] {
         site.shows("Quorum: True\nLeader: mgt1\nActive collective members:\n    mgt3\n");
-        wait_until("its nodes are taken over", PATIENCE, || {
-            managers(site).iter().all(|(_, manager)| matches!(manager.as_deref(), Some("mgt1" | "mgt3")))
-        });
+        taken_over(site, "mgt2", Instant::now());
     }
     sites[1].refuses(&["attrib", "n1", "custom.x=1"], 106);
     sites[0].ok(&["attrib", "n1", "custom.x=1"]);
@@ -138,8 +109,6 @@ fn roles_change_one_vote_at_a_time() {
 fn drained_members_keep_no_node_and_undrained_ones_may_take_them() {
     let sites = three();
     define_nodes(&sites);
-    assert!(manages(&sites[0], "mgt2") > 0, "{:?}", managers(&sites[0]));
-
     sites[0].ok(&["drain", "mgt2"]);
     for site in &sites {
         wait_until("mgt2 is empty and every node is managed", PATIENCE, || {
@@ -236,12 +205,8 @@ fn s11_gencert_on_a_live_member_rotates_its_key_and_evicts_nobody() {
 fn s13_the_old_manager_returns_and_no_node_moves_for_its_sake() {
     let mut sites = three();
     define_nodes(&sites);
-    assert!(manages(&sites[1], "mgt1") > 0, "{:?}", managers(&sites[1]));
-
     sites[0].kill();
-    wait_until("its nodes are taken over", PATIENCE, || {
-        managers(&sites[1]).iter().all(|(_, manager)| matches!(manager.as_deref(), Some("mgt2" | "mgt3")))
-    });
+    taken_over(&sites[1], "mgt1", Instant::now());
     let after_failover = managers(&sites[1]);
     sites[0].start();
     settle(&sites.iter().collect::<Vec<_>>());
@@ -294,9 +259,7 @@ fn a_paused_member_wakes_without_believing_in_its_old_lease() {
     define_nodes(&sites);
 
     sites[0].pause();
-    wait_until("its nodes are taken over", PATIENCE, || {
-        managers(&sites[1]).iter().all(|(_, manager)| matches!(manager.as_deref(), Some("mgt2" | "mgt3")))
-    });
+    taken_over(&sites[1], "mgt1", Instant::now());
     sites[1].ok(&["attrib", "n1", "custom.meanwhile=1"]);
     sites[0].resume();
 

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::lab::Lab;
+use crate::nodes::{define_nodes, managers, taken_over};
 use crate::site::{PATIENCE, Site, settle, wait_until};
 use crate::watch::{ActingWatch, Write, Writer, longest_gap};
 
@@ -12,40 +13,6 @@ const LOCK_DOWN: Duration = Duration::from_secs(3);
 const TAKEOVER: Duration = Duration::from_secs(4);
 /// The cut member has what it missed by then after the heal.
 const RESYNC: Duration = Duration::from_secs(4);
-
-/// Nodes that every member may manage, and enough of them that each manages some.
-const NODES: &str = "n[1-12]";
-
-#[track_caller]
-fn define_nodes(sites: &[Site; 3]) {
-    sites[0].ok(&["node", "define", NODES, "collective.managercandidates=mgt[1-3]"]);
-    for site in sites {
-        wait_until(&format!("{} sees every node managed", site.name()), PATIENCE, || {
-            managers(site).len() == 12 && managers(site).iter().all(|(_, manager)| manager.is_some())
-        });
-    }
-    for name in ["mgt1", "mgt2", "mgt3"] {
-        assert!(managers(&sites[0]).iter().any(|(_, manager)| manager.as_deref() == Some(name)), "{name} has a node");
-    }
-}
-
-fn managers(site: &Site) -> Vec<(String, Option<String>)> {
-    let output = site.run(&["managers", "-o", "json"]);
-    let document: serde_json::Value = serde_json::from_str(&output.stdout).unwrap_or_default();
-    let nodes = document["nodes"].as_array().cloned().unwrap_or_default();
-    let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
-    nodes.iter().filter_map(|node| Some((text(&node["node"])?, text(&node["manager"])))).collect()
-}
-
-/// Waits until no node has that manager, and every node has one, as a member sees it.
-#[track_caller]
-fn taken_over(site: &Site, from: &str, since: Instant) -> Duration {
-    wait_until(&format!("{} sees the nodes of {from} taken over", site.name()), PATIENCE, || {
-        let managers = managers(site);
-        managers.len() == 12 && managers.iter().all(|(_, manager)| manager.as_deref().is_some_and(|name| name != from))
-    });
-    since.elapsed()
-}
 
 #[track_caller]
 fn nothing_is_lost(sites: &[Site; 3], node: &str, writes: &[Write]) {

@@ -1,7 +1,7 @@
 //! One member under test: a daemon with directories of its own, and the command line that talks to it.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -41,15 +41,17 @@ impl Output {
     }
 
     /// Asserts that this is a refusal as users are promised them: nothing on stdout, one line that says what happened,
-    /// at most one more with the next step, and the right exit code. Returns the text.
+    /// perhaps the place in what was typed, one line with the next step, and the right exit code. Returns the text.
     #[track_caller]
     pub(crate) fn refused(self, code: i32) -> String {
         assert_eq!(self.code, code, "{self:?}");
         assert_eq!(self.stdout, "", "{self:?}");
         let lines: Vec<_> = self.stderr.lines().collect();
         let hints = lines.iter().filter(|line| line.starts_with("hint: ")).count();
+        // A noderange is shown with a mark below the place that is wrong.
+        let marked = lines.iter().filter(|line| line.starts_with("  ")).count();
         assert!(lines.first().is_some_and(|line| line.starts_with("collective: ")), "{self:?}");
-        assert!(lines.len() - hints == 1 && hints <= 1, "one line and one hint: {self:?}");
+        assert!(lines.len() == 1 + marked + hints && hints <= 1, "one line and one hint: {self:?}");
         self.stderr
     }
 
@@ -65,6 +67,26 @@ impl Output {
 pub(crate) fn run(command: &mut Command) -> Output {
     let output = command.stdin(Stdio::null()).output();
     Output::of(output.unwrap_or_else(|error| panic!("{command:?}: {error}")))
+}
+
+/// Runs a daemon that is expected to refuse; returns what it said.
+#[track_caller]
+pub(crate) fn given_up(command: &mut Command) -> Output {
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let child = child.as_mut().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let start = Instant::now();
+    while matches!(child.try_wait(), Ok(None)) {
+        if start.elapsed() > PATIENCE {
+            let _ = child.kill().and_then(|()| child.wait());
+            panic!("{command:?} did not give up");
+        }
+        sleep(POLL);
+    }
+    let mut output = Output { stdout: String::new(), stderr: String::new(), code: -1 };
+    let _ = child.stdout.take().map(|mut stream| stream.read_to_string(&mut output.stdout));
+    let _ = child.stderr.take().map(|mut stream| stream.read_to_string(&mut output.stderr));
+    output.code = child.wait().ok().and_then(|status| status.code()).unwrap_or(-1);
+    output
 }
 
 /// Runs the client with these words and no socket of its own.
@@ -241,18 +263,9 @@ impl Site {
     }
 
     /// Starts the daemon where it is expected to refuse; returns what it said.
+    #[track_caller]
     pub(crate) fn fails_to_start(&self) -> Output {
-        let mut child = self.daemon().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-        let child = child.as_mut().expect("the daemon can be run");
-        wait_until("the daemon gives up", PATIENCE, || child.try_wait().is_ok_and(|status| status.is_some()));
-        let mut output = Output { stdout: String::new(), stderr: String::new(), code: -1 };
-        let read = |stream: Option<&mut dyn std::io::Read>, text: &mut String| {
-            stream.map(|stream| stream.read_to_string(text));
-        };
-        read(child.stdout.as_mut().map(|stream| stream as _), &mut output.stdout);
-        read(child.stderr.as_mut().map(|stream| stream as _), &mut output.stderr);
-        output.code = child.wait().ok().and_then(|status| status.code()).unwrap_or(-1);
-        output
+        given_up(&mut self.daemon())
     }
 
     fn signal(&self, signal: Signal) {
@@ -336,8 +349,8 @@ impl Site {
     /// Runs the client and reads the JSON document it printed.
     #[track_caller]
     pub(crate) fn json(&self, words: &[&str]) -> Value {
-        let mut all = words.to_vec();
-        all.extend(["-o", "json"]);
+        let mut all = vec!["-o", "json"];
+        all.extend(words);
         let text = self.ok(&all);
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{words:?}: {error}: {text}"))
     }

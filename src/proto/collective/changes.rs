@@ -217,6 +217,8 @@ impl Collective {
     }
 
     fn forget_strangers(&mut self) {
+        let gone: Vec<_> = self.links.keys().copied().filter(|id| self.roster.member(*id).is_none()).collect();
+        gone.into_iter().for_each(|id| self.lose_calls(id));
         let roster = &self.roster;
         self.links.retain(|id, link| {
             roster.member(*id).is_some_and(|member| member.fingerprints.contains(&link.fingerprint))

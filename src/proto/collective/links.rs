@@ -74,6 +74,7 @@ impl Collective {
         };
         self.links.remove(&id);
         self.trouble.insert(id, reason);
+        self.lose_calls(id);
         self.swim.link_down(id, self.now.boot);
     }
 

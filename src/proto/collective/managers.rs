@@ -390,8 +390,23 @@ impl Collective {
             self.managers.duties.insert(node.clone(), Duty::Waiting { since, at });
             return;
         }
+        if let Some(at) = self.holder_speaks_until(node).filter(|at| *at > now) {
+            self.managers.duties.insert(node.clone(), Duty::Waiting { since, at });
+            return;
+        }
         let term = 1 + recorded(&self.documents, &self.roster, node).term.max(self.voter.highest_term(node));
         self.claim(node, term);
+    }
+
+    /// R10: returns until when the recorded holder of a node may still tell a voter that has just started what it holds.
+    ///
+    /// A claim by a higher term would be refused by the voters that know the holder, but not by our own; and that one
+    /// would then refuse the holder's lower term for good.
+    fn holder_speaks_until(&self, node: &NodeName) -> Option<Instant> {
+        let holder = recorded(&self.documents, &self.roster, node).holder.filter(|id| *id != self.me)?;
+        let is_gone = matches!(self.state_of(holder), Some(Liveness::Down | Liveness::Left));
+        let is_unheard = self.voters.contains(&self.me) && self.voter.session(holder, self.now.boot).is_none();
+        (is_unheard && !is_gone).then(|| self.voter.quiet_until() + self.roster.timing.lease())
     }
 
     fn claim(&mut self, node: &NodeName, term: u64) {

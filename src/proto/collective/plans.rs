@@ -34,12 +34,12 @@ impl Collective {
     pub(super) fn plan(&self, request: &Request) -> Option<Result<Plan, Refusal>> {
         Some(match request {
             Request::SetAttributes { target, assignments, clear, wait, dry_run, yes } => self
-                .plan_set(target, assignments, clear, *yes)
+                .plan_set(target, assignments, clear, *yes || *dry_run)
                 .map(|plan| Plan { wait: *wait, dry_run: *dry_run, ..plan }),
             Request::DefineNodes { nodes, assignments } => self.plan_define(nodes, assignments, true),
             Request::DefineGroups { groups, assignments } => self.plan_define(groups, assignments, false),
             Request::RemoveNodes { nodes, dry_run, yes } => {
-                self.plan_remove_nodes(nodes, *yes).map(|plan| Plan { dry_run: *dry_run, ..plan })
+                self.plan_remove_nodes(nodes, *yes || *dry_run).map(|plan| Plan { dry_run: *dry_run, ..plan })
             }
             Request::RemoveGroups { groups, dry_run } => {
                 self.plan_remove_groups(groups).map(|plan| Plan { dry_run: *dry_run, ..plan })

@@ -191,6 +191,24 @@ impl Collective {
         }
     }
 
+    /// Gives up calls to a member whose link was lost: its answer cannot come any more.
+    pub(super) fn lose_calls(&mut self, member: MemberId) {
+        let is_lost = |asked: &Asked| matches!(asked, Asked::Run { member: asked, .. } if *asked == member);
+        let lost: Vec<_> = self.runs.calls.iter().filter(|(_, asked)| is_lost(asked)).map(|(id, _)| *id).collect();
+        for id in lost {
+            let Some(Asked::Run { batch, nodes, .. }) = self.runs.calls.remove(&id) else { continue };
+            let name = self.name_of(member);
+            for node in nodes {
+                let refusal = Refusal::new(
+                    ErrorCode::Indeterminate,
+                    format!("contact with {name} was lost; it is not known whether the action ran to its end"),
+                    format!("collective managers {node} --why"),
+                );
+                self.close(batch, not_run(node, Some(name.clone()), refusal));
+            }
+        }
+    }
+
     fn on_results(&mut self, key: u64, nodes: Vec<NodeName>, results: Vec<ActionResult>) {
         let mut again = false;
         for node in nodes {
