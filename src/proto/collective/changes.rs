@@ -220,9 +220,15 @@ impl Collective {
         let gone: Vec<_> = self.links.keys().copied().filter(|id| self.roster.member(*id).is_none()).collect();
         gone.into_iter().for_each(|id| self.lose_calls(id));
         let roster = &self.roster;
-        self.links.retain(|id, link| {
-            roster.member(*id).is_some_and(|member| member.fingerprints.contains(&link.fingerprint))
-        });
+        let is_stranger = |id: MemberId, link: &super::links::Link| {
+            roster.member(id).is_none_or(|member| !member.fingerprints.contains(&link.fingerprint))
+        };
+        let gone: Vec<_> = self.links.iter().filter(|(id, link)| is_stranger(**id, link)).map(|(id, _)| *id).collect();
+        for id in gone {
+            self.links.remove(&id);
+            self.lose_calls(id);
+        }
+        let roster = &self.roster;
         self.facts.retain(|id, _| roster.member(*id).is_some());
         self.seated.retain(|id, _| roster.member(*id).is_some());
         self.resynced.retain(|id| roster.member(*id).is_some());
