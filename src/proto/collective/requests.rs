@@ -19,7 +19,8 @@ type Answer = Result<Response, Refusal>;
 
 impl Collective {
     pub(super) fn on_request(&mut self, id: RequestId, request: Request, within: Duration, entropy: Box<[u8; 40]>) {
-        if self.changing_over.is_some() && request.needs() != Needs::Nothing {
+        // What would be said of quorum in this moment is true and of no use to anybody.
+        if self.changing_over.is_some() {
             self.deferred.push(Deferred { id, request, until: self.now.boot + within, entropy });
             return;
         }
