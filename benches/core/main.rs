@@ -29,7 +29,7 @@ const HERE: Actor = Actor([1; 16]);
 const THERE: Actor = Actor([2; 16]);
 
 fn main() {
-    let table = Table::new("The pure core on one thread, release build");
+    let table = Table::new("The pure core on one thread, processor time");
     if table.section("settle: three members, 10,000 nodes with three candidates each") {
         settle(&table);
     }

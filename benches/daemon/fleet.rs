@@ -135,18 +135,20 @@ impl Daemon {
         but: Option<&MemberName>,
     ) -> anyhow::Result<(MemberName, String)> {
         let start = Instant::now();
-        while start.elapsed() < PATIENCE {
-            let request = Request::Managers { nodes: Some(node.to_owned()), why: false };
-            if let Response::Managers(found) = self.ask(&request).await?
-                && let Some(found) = found.nodes.into_iter().next()
-                && let (Some(manager), Some(token)) = (found.manager, found.token)
-                && Some(&manager) != but
+        loop {
+            let request = Request::Managers { nodes: Some(node.to_owned()), why: true };
+            let Response::Managers(found) = self.ask(&request).await? else { bail!("no managers") };
+            let found = found.nodes.into_iter().next().context("no such node")?;
+            if let (Some(manager), Some(token)) = (&found.manager, &found.token)
+                && Some(manager) != but
             {
-                return Ok((manager, token));
+                return Ok((manager.clone(), token.clone()));
+            }
+            if start.elapsed() > PATIENCE {
+                bail!("{} knows of nobody that acts for {node}: {found:?}", self.name);
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        bail!("nobody acts for {node}")
     }
 
     /// Ends it as a power cut would.
