@@ -15,6 +15,8 @@ use crate::world::World;
 
 /// How long an administrator waits.
 const WITHIN_MS: u64 = 5_000;
+/// How long the core tries to have a change of the roster decided.
+const DECIDED_WITHIN: u64 = 15 * SECOND;
 /// How much later than that an answer may come.
 const GRACE: u64 = SECOND;
 
@@ -47,6 +49,12 @@ pub(crate) struct Asked {
     at: usize,
     pub(crate) since: u64,
     pub(crate) outcome: Option<Outcome>,
+}
+
+/// Returns within which time something is answered: a change of the roster is given longer than its asker waits.
+fn patience(op: &Op) -> u64 {
+    let changes_roster = matches!(op, Op::Named("delete" | "leave" | "role"));
+    if changes_roster { DECIDED_WITHIN } else { WITHIN_MS * MS }
 }
 
 /// Every request of a run, by number.
@@ -95,7 +103,7 @@ impl World {
         if op == Op::Named("post-mortem") {
             self.tell(|| format!("m{at} says {response:?}"));
         }
-        if self.time > since + WITHIN_MS * MS + GRACE + self.late_by_fault() {
+        if self.time > since + patience(&op) + GRACE + self.late_by_fault() {
             self.violate(Rule::Answered, format!("m{at} answered {op:?} too late"));
         }
         match op {
@@ -220,7 +228,7 @@ impl World {
     /// After the end: what was acknowledged is there, what was refused is not, and everybody was answered.
     pub(crate) fn settle_accounts(&mut self, core: &[usize]) {
         for asked in self.ledger.0.clone() {
-            let overdue = asked.since + WITHIN_MS * MS + GRACE + self.late_by_fault();
+            let overdue = asked.since + patience(&asked.op) + GRACE + self.late_by_fault();
             if asked.outcome.is_none() && self.time > overdue && core.contains(&asked.at) {
                 self.violate(Rule::Answered, format!("m{} never answered {:?}", asked.at, asked.op));
             }

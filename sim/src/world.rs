@@ -82,6 +82,7 @@ enum Due {
     },
     Expelled {
         at: usize,
+        life: u64,
         notice: String,
     },
     Gossip {
@@ -265,7 +266,12 @@ impl World {
                     self.lose_end(at, peer, reason);
                 }
             }
-            Due::Expelled { at, notice } => self.handle(at, Event::Expelled { notice }),
+            Due::Expelled { at, life, notice } => {
+                // Told on a connection of that life, which may have ended since.
+                if self.sites[at].life == life {
+                    self.handle(at, Event::Expelled { notice });
+                }
+            }
             Due::Gossip { at } => {
                 self.gossip(at);
                 let every = self.gossip_interval(at);
@@ -717,7 +723,8 @@ impl World {
                 // A member that was removed while it was away learns it when it dials.
                 if let Some(notice) = self.sites[to].removed.get(&key).cloned() {
                     let delay = self.delay(to, from);
-                    self.after(delay, Due::Expelled { at: from, notice });
+                    let life = self.sites[from].life;
+                    self.after(delay, Due::Expelled { at: from, life, notice });
                 }
                 return;
             }
@@ -793,7 +800,10 @@ impl World {
             if let Some(link) = self.network.link(at, peer).filter(|_| self.active.passes(at, peer, self.time)) {
                 let delay = self.delay(at, peer);
                 match self.sites[at].removed.get(&key).cloned() {
-                    Some(notice) => self.after(delay, Due::Expelled { at: peer, notice }),
+                    Some(notice) => {
+                        let life = self.sites[peer].life;
+                        self.after(delay, Due::Expelled { at: peer, life, notice });
+                    }
                     None => self.after(delay, Due::Gone { at: peer, peer: at, link, reason: "closed by the peer" }),
                 }
             }
