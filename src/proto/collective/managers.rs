@@ -406,7 +406,8 @@ impl Collective {
         let holder = recorded(&self.documents, &self.roster, node).holder.filter(|id| *id != self.me)?;
         let is_gone = matches!(self.state_of(holder), Some(Liveness::Down | Liveness::Left));
         let is_unheard = self.voters.contains(&self.me) && self.voter.session(holder, self.now.boot).is_none();
-        (is_unheard && !is_gone).then(|| self.voter.quiet_until() + self.roster.timing.lease())
+        // Two rounds: one may be lost.
+        (is_unheard && !is_gone).then(|| self.voter.quiet_until() + self.roster.timing.renewal() * 2)
     }
 
     fn claim(&mut self, node: &NodeName, term: u64) {
