@@ -1,6 +1,6 @@
 //! One life of a daemon: the loop that turns what happens into events for the core, and performs its effects in order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -83,6 +83,8 @@ pub(super) struct Life {
     gossip: Arc<Gossip>,
     gossip_in: mpsc::Sender<(Fingerprint, Bytes)>,
     heard: mpsc::Receiver<Heard>,
+    /// Frames of documents that wait until nothing more urgent is there; the network bounds how many bytes they hold.
+    bulk: VecDeque<(Fingerprint, Bytes)>,
     jobs: Jobs,
     /// Facts on their way to gossip.
     facts: watch::Sender<Facts>,
@@ -190,6 +192,7 @@ impl Life {
             gossip,
             gossip_in,
             heard,
+            bulk: VecDeque::new(),
             jobs: Jobs::new(&config.actions_dir, &config.hooks_dir, around.guard.as_deref()),
             facts,
             publisher,
@@ -250,6 +253,8 @@ impl Life {
                     self.handle(Event::Wake);
                 }
                 () = sleep_until_some(self.save_again) => self.try_saves_again(),
+                // Last: no lease waits for documents, however many there are.
+                () = tokio::task::yield_now(), if !self.bulk.is_empty() => self.on_bulk(),
             }
             self.greet_arrival();
             if let Some(error) = self.fatal.take() {
@@ -406,6 +411,8 @@ impl Life {
                     let notice = String::from_utf8_lossy(&close_message).into_owned();
                     self.handle(Event::Expelled { notice });
                 } else {
+                    // What came on that link must not be taken for what comes on the next.
+                    self.bulk.retain(|(from, _)| *from != peer);
                     self.handle(Event::LinkDown { peer, reason });
                 }
             }
@@ -413,12 +420,8 @@ impl Life {
                 // Gossip may be lost; a full queue says that we are slow.
                 let _ = self.gossip_in.try_send((peer, bytes));
             }
-            NetEvent::Frame { peer, channel, bytes } => match Message::decode(channel, &bytes) {
-                Ok(message) => self.handle(Event::Received { peer, message }),
-                Err(error) => {
-                    tracing::warn!(%peer, %error, "a frame was refused");
-                }
-            },
+            NetEvent::Frame { peer, channel: Channel::Sync, bytes } => self.bulk.push_back((peer, bytes)),
+            NetEvent::Frame { peer, channel, bytes } => self.on_frame(peer, channel, &bytes),
             // A member that was removed while it was away learns it when it dials.
             NetEvent::Refused(refusal) if refusal.dialled && refusal.code == Some(CloseCode::Removed as u64) => {
                 let notice = String::from_utf8_lossy(&refusal.close_message).into_owned();
@@ -432,6 +435,19 @@ impl Life {
                 self.last_id += 1;
                 tokio::spawn(enrol::serve(stream, self.last_id, self.tell.clone()));
             }
+        }
+    }
+
+    fn on_bulk(&mut self) {
+        if let Some((peer, bytes)) = self.bulk.pop_front() {
+            self.on_frame(peer, Channel::Sync, &bytes);
+        }
+    }
+
+    fn on_frame(&mut self, peer: Fingerprint, channel: Channel, bytes: &[u8]) {
+        match Message::decode(channel, bytes) {
+            Ok(message) => self.handle(Event::Received { peer, message }),
+            Err(error) => tracing::warn!(%peer, %error, "a frame was refused"),
         }
     }
 

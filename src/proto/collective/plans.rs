@@ -62,13 +62,12 @@ impl Collective {
         within: Duration,
     ) -> Result<Option<Response>, Refusal> {
         let Plan { puts, message, notes, wait, dry_run } = plan;
-        let lines = || puts.iter().filter(|put| !put.attribute.starts_with('!')).map(describe).collect();
         if dry_run {
-            let changes = lines();
+            let changes = puts.iter().filter(|put| !put.attribute.starts_with('!')).map(describe).collect();
             return Ok(Some(Response::Done(Done { message, notes, changes, dry_run, ..Done::default() })));
         }
         let response = Response::Done(Done { message, notes, ..Done::default() });
-        match self.write(&puts, wait, within, Then::Reply(id, Box::new(response))) {
+        match self.write(puts, wait, within, Then::Reply(id, Box::new(response))) {
             Ok(()) => Ok(None),
             Err(failed) => Err(failed.0),
         }
