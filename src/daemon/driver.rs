@@ -24,11 +24,12 @@ use crate::proto::collective::{Birth, Collective, Effect, Event, JobId, JoinId, 
 use crate::proto::document::Actor;
 use crate::proto::facts::Facts;
 use crate::proto::identity::{Fingerprint, SessionId};
+use crate::proto::inventory;
 use crate::proto::invite::JoinAnswer;
 use crate::proto::lease::Stamp;
 use crate::proto::message::{Channel, Delivery, Hello, Message};
 use crate::proto::request::{
-    ActionResult, Done, ErrorCode, EventKind, LoggedEvent, Refusal, Request, Response, Standing,
+    ActionResult, Done, ErrorCode, EventKind, ImportFormat, LoggedEvent, Refusal, Request, Response, Standing,
 };
 use crate::store::{Record, Report, StateDir, Store, StoreError, StoreThread};
 
@@ -69,6 +70,8 @@ pub(super) enum News {
     Enrolled(Result<Box<Enrolled>, Refusal>, Arrival),
     /// An action has ended.
     JobDone(JobId, ActionResult),
+    /// An inventory was read, for who asked and for how long they wait.
+    Inventory(Result<Request, Refusal>, Duration, oneshot::Sender<Response>),
 }
 
 /// One life.
@@ -369,6 +372,8 @@ impl Life {
                 self.jobs.forget(id);
                 self.handle(Event::JobDone { id, result });
             }
+            News::Inventory(Ok(request), within, answer) => self.on_request(Asked { request, within, answer }),
+            News::Inventory(Err(refusal), _, answer) => drop(answer.send(refusal.into())),
             News::Enrolled(Ok(enrolled), arrival) => {
                 return self.enter(*enrolled, arrival).await.map(|state| Some(Ended::Reborn(Box::new(state))));
             }
@@ -403,7 +408,11 @@ impl Life {
     fn on_net(&mut self, event: NetEvent) {
         match event {
             NetEvent::LinkUp { peer, address, hello, .. } => match minicbor::decode::<Hello>(&hello) {
-                Ok(hello) => self.handle(Event::LinkUp { peer, address, hello }),
+                Ok(hello) => {
+                    // Whatever was told while it was away is told now, both ways.
+                    self.gossip.push(peer);
+                    self.handle(Event::LinkUp { peer, address, hello });
+                }
                 Err(error) => tracing::warn!(%peer, %error, "a link's first words cannot be read"),
             },
             NetEvent::LinkDown { peer, reason, code, by_peer, close_message } => {
@@ -469,6 +478,14 @@ impl Life {
                 self.begin_enrolment(server, &token.0, replace, arrival);
             }
             Request::Gencert { .. } => self.rotate(answer),
+            Request::Import { format, document, dry_run } => {
+                let read = move || read_inventory(format, &document, dry_run);
+                let tell = self.tell.clone();
+                // A large inventory takes longer to read than a lease may wait.
+                tokio::task::spawn_blocking(move || {
+                    let _ = tell.send(News::Inventory(read(), within, answer));
+                });
+            }
             request => {
                 self.last_id += 1;
                 let id = self.last_id;
@@ -585,6 +602,16 @@ impl Life {
         let (dir, store) = self.ground.take().context("a life ends once")?;
         let store = store.stop().context("the store's thread died")?;
         Ok((dir, store))
+    }
+}
+
+fn read_inventory(format: ImportFormat, document: &str, dry_run: bool) -> Result<Request, Refusal> {
+    match inventory::parse(format, document) {
+        Ok(inventory) => Ok(Request::TakeIn { inventory: Box::new(inventory), dry_run }),
+        Err(error) => {
+            let hint = "correct the inventory; nothing was changed";
+            Err(Refusal::new(ErrorCode::BadData, error.to_string(), hint))
+        }
     }
 }
 

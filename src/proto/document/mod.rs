@@ -302,20 +302,29 @@ impl Documents {
     /// # Errors
     /// [`DocumentError`] for the first put that cannot be written.
     pub fn cut(&self, puts: Vec<Put>) -> Result<VecDeque<Batch>, DocumentError> {
-        let mut by_shard: BTreeMap<ShardId, BTreeMap<(Entity, String), Option<String>>> = BTreeMap::new();
+        let mut by_shard: Vec<Vec<Put>> = vec![Vec::new(); SHARDS];
+        let mut last: Option<(Entity, ShardId)> = None;
         for put in puts {
             check(&put)?;
-            let shard = put.entity.shard();
-            by_shard.entry(shard).or_default().insert((put.entity, put.attribute), put.value);
+            // Puts of one entity mostly come together, and hashing its name is most of the work.
+            let shard = match &last {
+                Some((entity, shard)) if *entity == put.entity => *shard,
+                _ => put.entity.shard(),
+            };
+            last = Some((put.entity.clone(), shard));
+            by_shard[shard.index()].push(put);
         }
-        for (shard, puts) in &by_shard {
+        for (shard, puts) in ShardId::all().zip(&by_shard).filter(|(_, puts)| !puts.is_empty()) {
             self.shards[shard.index()].check_writable(puts.len())?;
         }
         let mut batches = VecDeque::new();
-        for (shard, puts) in by_shard {
+        for (shard, mut puts) in ShardId::all().zip(by_shard) {
+            // In reverse, for of equal ones the first is kept.
+            puts.reverse();
+            puts.sort_by(|a, b| (&a.entity, &a.attribute).cmp(&(&b.entity, &b.attribute)));
+            puts.dedup_by(|a, b| a.entity == b.entity && a.attribute == b.attribute);
             let mut bytes = 0;
-            for ((entity, attribute), value) in puts {
-                let put = Put { entity, attribute, value };
+            for put in puts {
                 let size = put.size();
                 match batches.back_mut() {
                     Some(Batch { shard: same, puts })
