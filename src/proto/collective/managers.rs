@@ -25,6 +25,10 @@ use crate::proto::request::{EventKind, ManagerStatus, RuledOut, Standing, Wait};
 use crate::proto::roster::Roster;
 use crate::proto::time::Instant;
 
+/// Nodes that are looked at in one turn, so that nothing waits long when there are tens of thousands.
+const TURN_NODES: usize = 250;
+/// Managers that are recorded in one write.
+const RECORDS_MAX: usize = 1_000;
 /// The prefix of the settings that name draining members.
 pub(super) const DRAIN: &str = "!drain/";
 
@@ -102,9 +106,9 @@ impl Duties {
         Some(duty)
     }
 
-    /// Returns those that are to be moved on now, in the order of their nodes.
-    fn due_by(&self, now: Instant) -> BTreeMap<NodeName, Duty> {
-        let due = self.due.iter().take_while(|(due, _)| *due <= now);
+    /// Returns so many of those that are to be moved on now, in the order of their nodes.
+    fn due_by(&self, now: Instant, count: usize) -> BTreeMap<NodeName, Duty> {
+        let due = self.due.iter().take_while(|(due, _)| *due <= now).take(count);
         due.filter_map(|(_, node)| Some((node.clone(), self.get(node)?))).collect()
     }
 
@@ -186,14 +190,16 @@ impl Collective {
             return;
         }
         self.look_who_is_available();
-        let dirty: Vec<_> = if std::mem::take(&mut self.managers.all_dirty) {
-            self.managers.dirty.clear();
+        if std::mem::take(&mut self.managers.all_dirty) {
             // Nodes that are gone may still be held.
-            let held: BTreeSet<_> = self.managers.duties.by_node.keys().cloned().collect();
-            self.documents.nodes().cloned().chain(held).collect::<BTreeSet<_>>().into_iter().collect()
-        } else {
-            std::mem::take(&mut self.managers.dirty).into_iter().collect()
-        };
+            let held = self.managers.duties.by_node.keys();
+            self.managers.dirty = self.documents.nodes().chain(held).cloned().collect();
+        }
+        let mut dirty = std::mem::take(&mut self.managers.dirty);
+        // Nodes are mostly touched a few at a time, and then all of them are looked at.
+        if let Some(later) = dirty.iter().nth(TURN_NODES).cloned() {
+            self.managers.dirty = dirty.split_off(&later);
+        }
         if !dirty.is_empty() {
             let electorate = self.electorate();
             let mut expressions = std::mem::take(&mut self.managers.expressions);
@@ -370,7 +376,7 @@ impl Collective {
 
     /// Moves duties on whose time has come.
     fn serve_duties(&mut self) {
-        for (node, duty) in self.managers.duties.due_by(self.now.boot) {
+        for (node, duty) in self.managers.duties.due_by(self.now.boot, TURN_NODES) {
             match duty {
                 Duty::Waiting { since, .. } => self.try_claim(&node, since),
                 // R10: no majority within T/2: release, and try again after a random while.
@@ -459,7 +465,8 @@ impl Collective {
 
     /// Records what the voters confirmed, many nodes in one write.
     fn record_confirmed(&mut self) {
-        let confirmed = std::mem::take(&mut self.managers.confirmed);
+        let count = self.managers.confirmed.len().min(RECORDS_MAX);
+        let confirmed: Vec<_> = self.managers.confirmed.drain(..count).collect();
         let Some(me) = self.name.clone().filter(|_| !confirmed.is_empty()) else { return };
         let puts: Vec<_> = confirmed
             .iter()
@@ -555,6 +562,10 @@ impl Collective {
     pub(super) fn managers_due(&self) -> Option<Instant> {
         if self.standing != Standing::Seated {
             return None;
+        }
+        if !self.managers.dirty.is_empty() || !self.managers.confirmed.is_empty() {
+            // The next turn.
+            return Some(self.now.boot);
         }
         self.managers.duties.next_due().into_iter().chain(self.managers.available_until).min()
     }
