@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rand_core::Rng;
 
+use super::failback::FailBacks;
 use super::writes::Then;
 use super::{About, Collective, Effect};
 use crate::proto::attributes::{self, Lineage, Source};
@@ -47,6 +48,7 @@ pub(super) struct Managers {
     /// Nodes whose claim had no majority any more when last looked at, and when to look again.
     lapsed: BTreeSet<NodeName>,
     look_for_lapsed_at: Instant,
+    pub(super) fail_backs: FailBacks,
     expressions: Expressions,
 }
 
@@ -209,6 +211,7 @@ impl Collective {
             self.managers.expressions = expressions;
         }
         self.give_up_lapsed();
+        self.fail_back();
         self.serve_duties();
         self.record_confirmed();
     }
@@ -256,6 +259,7 @@ impl Collective {
             }
         }
         self.managers.available_until = until;
+        self.managers.fail_backs.on_available(&available, now);
         if available != self.managers.available {
             self.managers.available = available;
             self.managers.all_dirty = true;
@@ -312,7 +316,11 @@ impl Collective {
         let lineage = Lineage::new(&self.documents, node);
         let value = |attribute: &str| lineage.get(attribute).and_then(|found| found.filled());
         let record = record_of(&self.documents, node);
-        let recorded = || self.roster.by_name(&record.as_ref()?.value).map(|member| member.id);
+        let id_of = |name: &MemberName| self.roster.by_name(name).map(|member| member.id);
+        let recorded = || id_of(&record.as_ref()?.value);
+        // Who holds the node has released it, or is about to, for this one.
+        let handed_to = record.as_ref().and_then(|record| id_of(record.to.as_ref()?));
+        let held_by = || self.voter.holder(node, self.now.boot).map(|(id, _, _)| id);
         let contest = Contest {
             cluster: self.roster.cluster,
             node,
@@ -320,7 +328,7 @@ impl Collective {
             candidates: value("collective.managercandidates"),
             policy: value("collective.managerpolicy").map(Policy::from_attribute).unwrap_or_default(),
             fail_back: value("collective.failback").map(FailBack::from_attribute).unwrap_or_default(),
-            holder: self.voter.holder(node, self.now.boot).map(|(id, _, _)| id).or_else(recorded),
+            holder: handed_to.or_else(held_by).or_else(recorded),
             despite: record.as_ref().and_then(|record| record.despite.as_ref()).map(MemberName::as_str),
         };
         election::elect(&contest, electorate, expressions)
@@ -342,6 +350,10 @@ impl Collective {
             (None, Some(_)) => self.give_up(node),
             _ => {}
         }
+        let is_acting = self.managers.is_acting(node);
+        self.managers
+            .fail_backs
+            .on_review(node, verdict.and_then(|verdict| verdict.fail_back_to).filter(|_| is_acting));
     }
 
     /// Stops acting, then releases: break before make.
@@ -371,6 +383,7 @@ impl Collective {
             }
         }
         self.managers.confirmed.clear();
+        self.managers.fail_backs.clear();
         self.managers.all_dirty = true;
     }
 
@@ -475,7 +488,7 @@ impl Collective {
                 let pinned = pinned.and_then(|found| MemberName::new(found.value).ok());
                 let by = if pinned.as_ref() == Some(&me) { By::Admin } else { By::Auto };
                 let despite = pinned.filter(|pinned| *pinned != me);
-                let record = Record { value: me.clone(), by, token: self.token_of(*term), despite };
+                let record = Record { value: me.clone(), by, token: self.token_of(*term), despite, to: None };
                 Put {
                     entity: Entity::Node(node.clone()),
                     attribute: Record::ATTRIBUTE.into(),
@@ -505,6 +518,8 @@ impl Collective {
             // The token is the one that the record tells.
             let token = record_of(&self.documents, node).map_or_else(|| self.token_of(*term), |record| record.token);
             self.managers.duties.insert(node.clone(), Duty::Acting { token });
+            // Whether it is to fail back is asked of acting managers only.
+            self.managers.touch(node.clone());
             let about = About {
                 member: self.name.clone(),
                 node: Some(node.clone()),
@@ -567,6 +582,7 @@ impl Collective {
             // The next turn.
             return Some(self.now.boot);
         }
-        self.managers.duties.next_due().into_iter().chain(self.managers.available_until).min()
+        let due = [self.managers.duties.next_due(), self.managers.available_until, self.managers.fail_backs.next_due()];
+        due.into_iter().flatten().min()
     }
 }
