@@ -13,7 +13,7 @@ mod vet;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use automerge::{Automerge, ChangeHash};
+use automerge::ChangeHash;
 
 pub use key::{Actor, ChangeId, Entity, Generation, PRESENT, SHARDS, ShardId, VALUE_BYTES_MAX, actor_prefix};
 pub use vet::CHANGE_BYTES_MAX;
@@ -217,7 +217,6 @@ pub struct Version {
 /// The whole database of one member.
 #[derive(Clone)]
 pub struct Documents {
-    genesis: Automerge,
     /// By number, [`SHARDS`] of them.
     shards: Vec<Shard>,
     read: ReadMap,
@@ -241,9 +240,8 @@ impl Default for Documents {
 impl Documents {
     /// Makes the empty database, the same on every member.
     pub fn new() -> Self {
-        let genesis = shard::genesis_document();
-        let shards = ShardId::all().map(|id| Shard::genesis(id, &genesis)).collect();
-        let mut documents = Self { genesis, shards, read: ReadMap::default(), digests: [[0; 8]; SHARDS], root: [0; 8] };
+        let shards = ShardId::all().map(Shard::genesis).collect();
+        let mut documents = Self { shards, read: ReadMap::default(), digests: [[0; 8]; SHARDS], root: [0; 8] };
         ShardId::all().for_each(|shard| documents.renew_digest(shard));
         documents
     }
@@ -281,7 +279,7 @@ impl Documents {
         changes: &[(ChangeId, Vec<u8>)],
     ) -> Result<(), Damage> {
         self.read.forget(|entity| entity.shard() == shard);
-        self.shards[shard.index()] = Shard::genesis(shard, &self.genesis);
+        self.shards[shard.index()] = Shard::genesis(shard);
         self.renew_digest(shard);
         let generation = self.generation(shard);
         let mut generations = snapshot.map(|s| s.generation).into_iter().chain(changes.iter().map(|c| c.0.generation));
@@ -289,7 +287,7 @@ impl Documents {
             return Err(Damage { shard, reason: format!("generation {other} is not known") });
         }
         let bytes = snapshot.map(|snapshot| &snapshot.bytes[..]);
-        let loaded = Shard::load(shard, &self.genesis, bytes, changes).map_err(|reason| Damage { shard, reason })?;
+        let loaded = Shard::load(shard, bytes, changes).map_err(|reason| Damage { shard, reason })?;
         loaded.fill(&mut self.read);
         self.shards[shard.index()] = loaded;
         self.renew_digest(shard);

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::LazyLock;
 
 use automerge::transaction::{CommitOptions, Transactable};
 use automerge::{
@@ -25,15 +26,15 @@ const COUNTER_MAX: u64 = 1 << 31;
 pub(super) struct Shard {
     id: ShardId,
     generation: Generation,
-    doc: Automerge,
-    buckets: Vec<ObjId>,
-    /// Every change in `doc` but genesis: an actor's `n`-th is at `n - 1`.
+    /// None while it is as every member starts it: most of the documents of a small database.
+    changed: Option<Box<Automerge>>,
+    /// Every change in the document but genesis: an actor's `n`-th is at `n - 1`.
     applied: BTreeMap<Actor, Vec<Applied>>,
     /// How many of each actor's changes are durable.
     durable: Vector,
     /// The durable changes that no durable change follows on.
     heads: BTreeSet<ChangeHash>,
-    /// Changes in `doc` that are not durable yet, in the order in which they will be.
+    /// Changes in the document that are not durable yet, in the order in which they will be.
     pending: VecDeque<Parsed>,
     since_snapshot: usize,
     poisoned: bool,
@@ -47,15 +48,14 @@ struct Applied {
 
 impl Shard {
     /// Makes the document as every member starts it.
-    pub(super) fn genesis(id: ShardId, genesis: &Automerge) -> Self {
+    pub(super) fn genesis(id: ShardId) -> Self {
         Self {
             id,
             generation: Generation(0),
-            doc: genesis.clone(),
-            buckets: buckets(genesis),
+            changed: None,
             applied: BTreeMap::new(),
             durable: Vector::new(),
-            heads: genesis.get_heads().into_iter().collect(),
+            heads: GENESIS_DOCUMENT.heads.clone(),
             pending: VecDeque::new(),
             since_snapshot: 0,
             poisoned: false,
@@ -66,33 +66,35 @@ impl Shard {
     ///
     /// # Errors
     /// Says what is damaged.
-    pub(super) fn load(
-        id: ShardId,
-        genesis: &Automerge,
-        snapshot: Option<&[u8]>,
-        changes: &[(ChangeId, Vec<u8>)],
-    ) -> Result<Self, String> {
-        let loaded = catch_unwind(AssertUnwindSafe(|| load_document(genesis, snapshot, changes)));
+    pub(super) fn load(id: ShardId, snapshot: Option<&[u8]>, changes: &[(ChangeId, Vec<u8>)]) -> Result<Self, String> {
+        let loaded = catch_unwind(AssertUnwindSafe(|| load_document(snapshot, changes)));
         let doc = loaded.map_err(|_| "what was stored cannot be read".to_owned())??;
-        let mut shard = Self::genesis(id, genesis);
-        let genesis_heads = shard.heads.clone();
-        for meta in doc.get_changes_meta(&[]).into_iter().filter(|meta| !genesis_heads.contains(&meta.hash)) {
+        let mut shard = Self::genesis(id);
+        for meta in doc.get_changes_meta(&[]).into_iter().filter(|meta| !GENESIS_DOCUMENT.heads.contains(&meta.hash)) {
             let actor = actor_of(&meta.actor).ok_or("a change has a foreign actor")?;
             shard.applied.entry(actor).or_default().push(Applied { hash: meta.hash, max_op: meta.max_op });
         }
         shard.durable = shard.applied.iter().map(|(actor, changes)| (*actor, changes.len() as u64)).collect();
         shard.heads = doc.get_heads().into_iter().collect();
         shard.since_snapshot = changes.len();
-        shard.doc = doc;
+        shard.changed = Some(Box::new(doc));
         Ok(shard)
+    }
+
+    fn doc(&self) -> &Automerge {
+        self.changed.as_deref().unwrap_or(&GENESIS_DOCUMENT.doc)
+    }
+
+    fn doc_mut(&mut self) -> &mut Automerge {
+        self.changed.get_or_insert_with(|| Box::new(GENESIS_DOCUMENT.doc.clone()))
     }
 
     /// Puts every value of the document into the read map.
     pub(super) fn fill(&self, read: &mut ReadMap) {
-        for bucket in &self.buckets {
-            for item in self.doc.map_range(bucket, ..) {
+        for bucket in &GENESIS_DOCUMENT.buckets {
+            for item in self.doc().map_range(bucket, ..) {
                 if item.conflict {
-                    for (value, id) in self.doc.get_all(bucket, item.key.as_ref()).unwrap_or_default() {
+                    for (value, id) in self.doc().get_all(bucket, item.key.as_ref()).unwrap_or_default() {
                         fill_one(read, &item.key, value.as_str(), &id);
                     }
                 } else if let ValueRef::Scalar(ScalarValueRef::Str(value)) = &item.value {
@@ -123,23 +125,25 @@ impl Shard {
         actor: Actor,
         wall: WallTime,
     ) -> Result<Option<NewChange>, DocumentError> {
-        self.doc.set_actor(ActorId::from(actor.0));
-        let mut transaction = self.doc.transaction();
+        let id = self.id;
+        let doc = self.doc_mut();
+        doc.set_actor(ActorId::from(actor.0));
+        let mut transaction = doc.transaction();
         for put in puts {
-            let bucket = &self.buckets[usize::from(put.entity.bucket())];
+            let bucket = &GENESIS_DOCUMENT.buckets[usize::from(put.entity.bucket())];
             let key = put.entity.key(&put.attribute);
             match &put.value {
                 Some(value) => transaction.put(bucket, key, ScalarValue::Str(value.as_str().into())),
                 None => transaction.delete(bucket, key),
             }
-            .map_err(|_| DocumentError::Broken(self.id))?;
+            .map_err(|_| DocumentError::Broken(id))?;
         }
         // Automerge's convention for the time of a change is whole seconds.
         let seconds = i64::try_from(wall.0 / 1000).unwrap_or(i64::MAX);
         if transaction.commit_with(CommitOptions::default().with_time(seconds)).0.is_none() {
             return Ok(None);
         }
-        let change = self.doc.get_last_local_change().ok_or(DocumentError::Broken(self.id))?;
+        let change = doc.get_last_local_change().ok_or(DocumentError::Broken(id))?;
         let bytes = change.raw_bytes().to_vec();
         // What no peer would take must not be stored: it would stand between them for ever.
         let parsed = vet::read(&bytes).map_err(|_| {
@@ -174,7 +178,7 @@ impl Shard {
         }
         let mut max_op = known.last().map_or(0, |last| last.max_op);
         for dep in &parsed.deps {
-            let meta = self.doc.get_change_meta_by_hash(dep).ok_or(Rejected::Missing)?;
+            let meta = self.doc().get_change_meta_by_hash(dep).ok_or(Rejected::Missing)?;
             max_op = max_op.max(meta.max_op);
         }
         let start_op = max_op + 1;
@@ -191,7 +195,7 @@ impl Shard {
             }
         }
         let change = parsed.to_change(bytes).ok_or(Rejected::Malformed("is not written as Automerge writes"))?;
-        match catch_unwind(AssertUnwindSafe(|| self.doc.apply_changes([change]))) {
+        match catch_unwind(AssertUnwindSafe(|| self.doc_mut().apply_changes([change]))) {
             Ok(Ok(())) => Ok(Received::New(self.add(parsed, bytes.to_vec()))),
             Ok(Err(_)) => Err(Rejected::Malformed("does not apply")),
             Err(_) => {
@@ -245,7 +249,8 @@ impl Shard {
 
     /// Returns the changes that all others in the document, durable or not, come before.
     pub(super) fn tips(&self) -> Vec<ChangeId> {
-        let metas = self.doc.get_heads().into_iter().filter_map(|head| self.doc.get_change_meta_by_hash(&head));
+        let doc = self.doc();
+        let metas = doc.get_heads().into_iter().filter_map(|head| doc.get_change_meta_by_hash(&head));
         metas
             .filter_map(|meta| Some(self.change_id(actor_of(&meta.actor)?, meta.seq)))
             .filter(|id| id.actor != GENESIS)
@@ -259,14 +264,14 @@ impl Shard {
         if self.poisoned || !self.durable.iter().any(|(actor, seq)| lacks(actor, *seq)) {
             return missing;
         }
-        let mut have = vec![genesis_hash(&self.doc)];
+        let mut have: Vec<_> = GENESIS_DOCUMENT.heads.iter().copied().collect();
         for (actor, changes) in &self.applied {
             let seq = theirs.get(actor).copied().unwrap_or(0).min(changes.len() as u64);
             have.extend(usize::try_from(seq).ok().and_then(|seq| changes.get(seq.checked_sub(1)?)).map(|c| c.hash));
         }
         let mut bytes = 0;
         // Automerge lists changes in the order in which they were applied, so a change's dependencies come first.
-        for change in self.doc.get_changes(&have) {
+        for change in self.doc().get_changes(&have) {
             let Some(actor) = actor_of(change.actor_id()) else { continue };
             if !lacks(&actor, change.seq()) || !self.is_durable(&self.change_id(actor, change.seq())) {
                 continue;
@@ -284,7 +289,7 @@ impl Shard {
     /// Returns the document for the store; the changes in it need not be kept beside it.
     pub(super) fn snapshot(&mut self) -> Vec<u8> {
         self.since_snapshot = 0;
-        self.doc.save()
+        self.doc().save()
     }
 
     pub(super) fn since_snapshot(&self) -> usize {
@@ -295,7 +300,7 @@ impl Shard {
     pub(super) fn time_of(&self, op: OpId) -> Option<WallTime> {
         let changes = self.applied.get(&op.actor)?;
         let change = changes.get(changes.partition_point(|change| change.max_op < u64::from(op.counter)))?;
-        let seconds = self.doc.get_change_meta_by_hash(&change.hash)?.timestamp;
+        let seconds = self.doc().get_change_meta_by_hash(&change.hash)?.timestamp;
         Some(WallTime(u64::try_from(seconds).unwrap_or(0).saturating_mul(1000)))
     }
 
@@ -325,40 +330,34 @@ impl Shard {
     }
 }
 
-/// Makes the document that all members start from: 64 empty bucket maps and nothing else.
+/// The document that all members start from: 64 empty bucket maps and nothing else.
 ///
 /// Its one change has the same hash everywhere, so it is neither sent nor stored. No object is ever made after it: two
 /// sides that made the same map would each hide the other's.
-pub(super) fn genesis_document() -> Automerge {
+struct Genesis {
+    doc: Automerge,
+    /// By number.
+    buckets: Vec<ObjId>,
+    heads: BTreeSet<ChangeHash>,
+}
+
+/// A constant, which all documents share until they are written to.
+static GENESIS_DOCUMENT: LazyLock<Genesis> = LazyLock::new(|| {
     let mut doc = Automerge::new().with_actor(ActorId::from(GENESIS.0));
     let mut transaction = doc.transaction();
-    for bucket in 0..BUCKETS {
-        transaction.put_object(ROOT, format!("{bucket:02x}"), ObjType::Map).expect("an empty map takes any key");
-    }
+    let mut put = |bucket: u8| transaction.put_object(ROOT, format!("{bucket:02x}"), ObjType::Map);
+    let buckets = (0..BUCKETS).map(|bucket| put(bucket).expect("an empty map takes any key")).collect();
     transaction.commit_with(CommitOptions::default().with_time(0));
-    doc
-}
+    let heads = doc.get_heads().into_iter().collect();
+    Genesis { doc, buckets, heads }
+});
 
-fn buckets(genesis: &Automerge) -> Vec<ObjId> {
-    let name = |bucket| format!("{bucket:02x}");
-    (0..BUCKETS).filter_map(|bucket| Some(genesis.get(ROOT, name(bucket)).ok()??.1)).collect()
-}
-
-fn genesis_hash(doc: &Automerge) -> ChangeHash {
-    // Only a document that holds genesis is ever made or loaded.
-    doc.hash_for_opid(&ObjId::Id(1, ActorId::from(GENESIS.0), 0)).unwrap_or(ChangeHash([0; 32]))
-}
-
-fn load_document(
-    genesis: &Automerge,
-    snapshot: Option<&[u8]>,
-    changes: &[(ChangeId, Vec<u8>)],
-) -> Result<Automerge, String> {
+fn load_document(snapshot: Option<&[u8]>, changes: &[(ChangeId, Vec<u8>)]) -> Result<Automerge, String> {
     let mut doc = match snapshot {
-        None => genesis.clone(),
+        None => GENESIS_DOCUMENT.doc.clone(),
         Some(bytes) => Automerge::load(bytes).map_err(|error| format!("the snapshot does not load: {error}"))?,
     };
-    if genesis.get_heads().iter().any(|head| doc.get_change_meta_by_hash(head).is_none()) {
+    if GENESIS_DOCUMENT.heads.iter().any(|head| doc.get_change_meta_by_hash(head).is_none()) {
         return Err("the snapshot is of another document".to_owned());
     }
     let mut hashes = Vec::with_capacity(changes.len());
@@ -403,7 +402,7 @@ mod tests {
     use super::*;
 
     fn shard() -> Shard {
-        Shard::genesis(ShardId::SETTINGS, &genesis_document())
+        Shard::genesis(ShardId::SETTINGS)
     }
 
     #[test]

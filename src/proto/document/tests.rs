@@ -2,7 +2,7 @@
 
 use automerge::legacy::{self, ObjectId, OpType};
 use automerge::transaction::{CommitOptions, Transactable};
-use automerge::{ActorId, Change, ExpandedChange, ObjType, ROOT, ReadDoc, ScalarValue};
+use automerge::{ActorId, Automerge, Change, ExpandedChange, ObjType, ROOT, ReadDoc, ScalarValue};
 use proptest::prelude::*;
 
 use super::*;
