@@ -142,6 +142,8 @@ impl Belief {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LivenessView {
     beliefs: BTreeMap<MemberId, Belief>,
+    /// How often a state, or who is believed anything of, changed.
+    changes: u64,
 }
 
 impl LivenessView {
@@ -180,6 +182,12 @@ impl LivenessView {
         self.beliefs.is_empty()
     }
 
+    /// Returns how often a state changed, or who is on the roster: while this number stays, so does all that depends on
+    /// states alone.
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
     /// Returns a number that two views share when they agree on who is there, who is away and who left.
     ///
     /// A suspect counts as there, so that a suspicion on its way around does not look like disagreement.
@@ -201,14 +209,25 @@ impl LivenessView {
     ///
     /// Returns those that are new.
     pub(crate) fn retain(&mut self, ids: &BTreeSet<MemberId>, now: Instant) -> Vec<MemberId> {
+        self.changes += 1;
         self.beliefs.retain(|id, _| ids.contains(id));
         let added: Vec<_> = ids.iter().copied().filter(|id| !self.beliefs.contains_key(id)).collect();
         self.beliefs.extend(added.iter().map(|id| (*id, Belief::unheard(now))));
         added
     }
 
+    /// Returns what is believed of one member, to note facts about it; its state is changed by [`Self::turn`] alone.
     pub(crate) fn get_mut(&mut self, id: MemberId) -> Option<&mut Belief> {
         self.beliefs.get_mut(&id)
+    }
+
+    /// Changes the state that one member is believed to be in.
+    pub(crate) fn turn(&mut self, id: MemberId, state: Liveness, now: Instant) {
+        if let Some(belief) = self.beliefs.get_mut(&id) {
+            self.changes += 1;
+            belief.state = state;
+            belief.since = now;
+        }
     }
 }
 
@@ -273,7 +292,7 @@ mod tests {
     #[test]
     fn a_member_that_is_still_on_the_roster_keeps_its_belief() {
         let mut view = view(&[1]);
-        view.get_mut(id(1)).expect("known").state = Liveness::Down;
+        view.turn(id(1), Liveness::Down, NOW);
 
         view.retain(&BTreeSet::from([id(1), id(2)]), NOW);
 
@@ -285,12 +304,12 @@ mod tests {
     #[test]
     fn views_agree_when_the_same_members_are_there() {
         let (mut one, mut two) = (view(&[1, 2]), view(&[1, 2]));
-        one.get_mut(id(1)).expect("known").state = Liveness::Alive;
+        one.turn(id(1), Liveness::Alive, NOW);
         assert_eq!(one.hash(), two.hash(), "a suspicion is no disagreement");
 
-        two.get_mut(id(1)).expect("known").state = Liveness::Down;
+        two.turn(id(1), Liveness::Down, NOW);
         assert_ne!(one.hash(), two.hash());
-        two.get_mut(id(1)).expect("known").state = Liveness::Left;
+        two.turn(id(1), Liveness::Left, NOW);
         assert_ne!(one.hash(), two.hash());
         assert_ne!(view(&[1, 2]).hash(), view(&[1, 3]).hash());
     }

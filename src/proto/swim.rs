@@ -105,8 +105,9 @@ struct Accusation {
 /// What is kept of each other member beside the belief.
 #[derive(Clone, Debug)]
 struct Peer {
-    /// The smoothed time between two frames straight from it.
+    /// The smoothed time between two frames straight from it that are none of the prober's, and the last of them.
     cadence: Option<Duration>,
+    last_other: Option<Instant>,
     /// Whether the present silence already brought its probe forward.
     overdue: bool,
     /// Whether its link broke since the last scan.
@@ -117,6 +118,12 @@ struct Peer {
     /// When to ask a member that is down again, and the pause after that.
     reprobe: Instant,
     pause: Duration,
+}
+
+impl Peer {
+    fn expect_every(&mut self, gap: Duration) {
+        self.cadence = Some(self.cadence.map_or(gap, |cadence| (cadence * 7 + gap) / 8));
+    }
 }
 
 /// One member's prober. Pure: time comes in, what to do comes out.
@@ -201,6 +208,7 @@ impl Swim {
             }
             let peer = Peer {
                 cadence: None,
+                last_other: None,
                 overdue: false,
                 link_down: false,
                 published: None,
@@ -335,11 +343,11 @@ impl Swim {
         out
     }
 
-    /// Takes note that an authenticated frame of any kind came straight from a member.
+    /// Takes note that an authenticated frame other than a [`SwimFrame`] came straight from a member.
     pub fn heard(&mut self, member: MemberId, now: Instant) -> Vec<SwimOut> {
         let mut out = Vec::new();
-        if !self.leaving && self.peers.contains_key(&member) {
-            self.hear(member, now, &mut out);
+        if !self.leaving {
+            self.hear_other(member, now, &mut out);
         }
         out
     }
@@ -409,10 +417,7 @@ impl Swim {
         self.leaving = true;
         self.probes.clear();
         self.relays.clear();
-        if let Some(belief) = self.view.get_mut(self.me) {
-            belief.state = Liveness::Left;
-            belief.since = now;
-        }
+        self.view.turn(self.me, Liveness::Left, now);
         out
     }
 
@@ -457,16 +462,15 @@ impl Swim {
 /// Helpers.
 impl Swim {
     fn believe_in_myself(&mut self, now: Instant) {
+        self.view.turn(self.me, if self.leaving { Liveness::Left } else { Liveness::Alive }, now);
         if let Some(belief) = self.view.get_mut(self.me) {
-            belief.state = if self.leaving { Liveness::Left } else { Liveness::Alive };
             belief.incarnation = self.incarnation;
-            belief.since = now;
         }
     }
 
     /// Sets a belief, says so, and takes back our suspicion of a member that is well.
     fn believe(&mut self, member: MemberId, to: Liveness, cause: Cause, now: Instant, out: &mut Vec<SwimOut>) {
-        let Some(belief) = self.view.get_mut(member) else { return };
+        let Some(from) = self.view.get(member).map(|belief| belief.state) else { return };
         if to != Liveness::Suspect {
             self.suspicions.remove(&member);
         }
@@ -479,10 +483,8 @@ impl Swim {
         {
             out.push(SwimOut::ClearSuspicion { accused: member });
         }
-        let from = belief.state;
         if from != to {
-            belief.state = to;
-            belief.since = now;
+            self.view.turn(member, to, now);
             out.push(SwimOut::Changed { member, from, to, cause });
         }
     }

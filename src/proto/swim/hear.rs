@@ -21,15 +21,28 @@ impl Swim {
         }
     }
 
+    /// Takes a frame that is none of the prober's: besides being evidence of life, it tells how often to expect one.
+    pub(super) fn hear_other(&mut self, member: MemberId, now: Instant, out: &mut Vec<SwimOut>) {
+        if let Some(peer) = self.peers.get_mut(&member) {
+            if let Some(last) = peer.last_other.replace(now) {
+                peer.expect_every(now.since(last));
+            }
+            peer.overdue = false;
+        }
+        self.hear(member, now, out);
+    }
+
     /// Takes direct evidence of life.
     pub(super) fn hear(&mut self, member: MemberId, now: Instant, out: &mut Vec<SwimOut>) {
         let (Some(belief), Some(peer)) = (self.view.get_mut(member), self.peers.get_mut(&member)) else { return };
-        if let Some(last) = belief.last_heard {
-            let gap = now.since(last);
-            peer.cadence = Some(peer.cadence.map_or(gap, |cadence| (cadence * 7 + gap) / 8));
-        }
         belief.last_heard = Some(now);
-        peer.overdue = false;
+        if std::mem::take(&mut peer.overdue)
+            && let Some(last) = peer.last_other
+        {
+            // It is there and had nothing to say: what has become rare is not expected soon. Without this two members
+            // that talked for a moment when their link came up would go on asking each other for ever.
+            peer.expect_every(now.since(last));
+        }
         self.heard = now;
         self.prove(member, Cause::Heard, now, out);
     }

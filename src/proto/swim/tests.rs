@@ -471,3 +471,22 @@ fn no_verdict_comes_before_our_own_question_went_unanswered() {
     run_hearing(&mut swim, 6_000, 6_200, &[1, 2, 3]);
     assert_eq!(state(&swim, 4), Liveness::Down);
 }
+
+#[test]
+fn members_that_said_a_few_words_are_not_asked_early_for_good() {
+    let mut swim = prober(1);
+    swim.next_period = at(3_600_000); // Only what is asked early counts.
+    for ms in [0, 2, 5] {
+        swim.heard(id(1), at(ms));
+    }
+    let mut asked = 0;
+    for ms in (10..60_000).step_by(100) {
+        for (to, frame, _) in sent(&run(&mut swim, at(ms))) {
+            if let SwimFrame::Ping { seq, .. } = frame {
+                asked += 1;
+                swim.on_frame(to, SwimFrame::Ack { seq, incarnation: 1 }, at(ms));
+            }
+        }
+    }
+    assert!((1..=8).contains(&asked), "asked {asked} times in a minute");
+}
