@@ -249,29 +249,45 @@ pub struct Roster {
     #[n(6)]
     removed: BTreeMap<MemberId, Removed>,
     #[cbor(skip)]
-    known_hash: KnownHash,
+    derived: Derived,
 }
 
-/// The hash of a roster once it was computed, with the public fields it was computed of: every lease is checked against
-/// it. A copy starts without, since only a copy's private fields ever change.
+/// What is asked of a roster at every event, computed when it is first asked for.
+///
+/// A copy starts without, and so does a roster whose private fields are about to change.
 #[derive(Debug, Default)]
-struct KnownHash(OnceLock<(Public, RosterHash)>);
+struct Derived {
+    /// With the public fields that it was computed of: every lease is checked against it.
+    hash: OnceLock<(Public, RosterHash)>,
+    index: OnceLock<Index>,
+}
 
 type Public = (ClusterId, Version, RosterHash, Timing);
 
-impl Clone for KnownHash {
+/// The members by whatever else they are looked up by.
+#[derive(Debug)]
+struct Index {
+    voters: BTreeSet<MemberId>,
+    by_fingerprint: BTreeMap<Fingerprint, MemberId>,
+    /// In the order of their names, as the next two.
+    by_name: Vec<MemberId>,
+    voters_by_name: Vec<MemberId>,
+    learners: Vec<MemberId>,
+}
+
+impl Clone for Derived {
     fn clone(&self) -> Self {
         Self::default()
     }
 }
 
-impl PartialEq for KnownHash {
+impl PartialEq for Derived {
     fn eq(&self, _: &Self) -> bool {
         true
     }
 }
 
-impl Eq for KnownHash {}
+impl Eq for Derived {}
 
 /// How often an invitation was used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
@@ -438,14 +454,14 @@ impl Roster {
             members: BTreeMap::from([(founder.id, founder)]),
             consumed: BTreeMap::new(),
             removed: BTreeMap::new(),
-            known_hash: KnownHash::default(),
+            derived: Derived::default(),
         }
     }
 
     /// Returns the SHA-256 of the encoded roster.
     pub fn hash(&self) -> RosterHash {
         let public = (self.cluster, self.version, self.previous, self.timing);
-        if let Some((of, known)) = self.known_hash.0.get()
+        if let Some((of, known)) = self.derived.hash.get()
             && *of == public
         {
             return *known;
@@ -453,8 +469,27 @@ impl Roster {
         let bytes = minicbor::to_vec(self).unwrap_or_default(); // Encoding into a Vec cannot fail.
         let hash =
             RosterHash(digest::digest(&digest::SHA256, &bytes).as_ref().try_into().expect("SHA-256 has 32 bytes"));
-        let _ = self.known_hash.0.set((public, hash));
+        let _ = self.derived.hash.set((public, hash));
         hash
+    }
+
+    fn index(&self) -> &Index {
+        self.derived.index.get_or_init(|| {
+            let members = self.members.values();
+            let mut by_name: Vec<_> = members.clone().collect();
+            by_name.sort_by(|a, b| a.name.cmp(&b.name));
+            let keys = |member: &Member| member.fingerprints.clone().into_iter();
+            let ids = |of: &dyn Fn(&Member) -> bool| {
+                by_name.iter().filter(|member| of(member)).map(|member| member.id).collect()
+            };
+            Index {
+                voters: members.clone().filter(|member| member.is_voter()).map(|member| member.id).collect(),
+                by_name: ids(&|_| true),
+                voters_by_name: ids(&|member| member.is_voter()),
+                learners: ids(&|member| member.learner),
+                by_fingerprint: members.flat_map(|member| keys(member).map(|key| (key, member.id))).collect(),
+            }
+        })
     }
 
     /// Returns the first bytes of the hash, for what is said often.
@@ -464,10 +499,8 @@ impl Roster {
     }
 
     /// Returns every member, in the order of their names.
-    pub fn members(&self) -> Vec<&Member> {
-        let mut members: Vec<_> = self.members.values().collect();
-        members.sort_by(|a, b| a.name.cmp(&b.name));
-        members
+    pub fn members(&self) -> impl DoubleEndedIterator<Item = &Member> {
+        self.index().by_name.iter().filter_map(|id| self.members.get(id))
     }
 
     /// Returns how many members there are.
@@ -486,8 +519,18 @@ impl Roster {
     }
 
     /// Returns the ids of the voters.
-    pub fn voters(&self) -> BTreeSet<MemberId> {
-        self.members.values().filter(|member| member.is_voter()).map(|member| member.id).collect()
+    pub fn voters(&self) -> &BTreeSet<MemberId> {
+        &self.index().voters
+    }
+
+    /// Returns the ids of the voters, in the order of their names.
+    pub fn voters_by_name(&self) -> &[MemberId] {
+        &self.index().voters_by_name
+    }
+
+    /// Returns the ids of the learners, in the order of their names. R3.
+    pub fn learners(&self) -> &[MemberId] {
+        &self.index().learners
     }
 
     /// Returns the member of that id.
@@ -497,12 +540,23 @@ impl Roster {
 
     /// Returns the member of that name.
     pub fn by_name(&self, name: &MemberName) -> Option<&Member> {
-        self.members.values().find(|member| &member.name == name)
+        let by_name = &self.index().by_name;
+        let name_of = |id: &MemberId| self.members.get(id).map(|member| &member.name);
+        let place = by_name.binary_search_by(|id| name_of(id).cmp(&Some(name))).ok()?;
+        self.members.get(&by_name[place])
     }
 
     /// Returns the member that may present that key.
     pub fn by_fingerprint(&self, fingerprint: Fingerprint) -> Option<&Member> {
-        self.members.values().find(|member| member.fingerprints.contains(&fingerprint))
+        self.members.get(self.index().by_fingerprint.get(&fingerprint)?)
+    }
+
+    /// Returns the member, present or removed, whose id begins so: the first half of it names the author of changes.
+    pub fn by_prefix(&self, prefix: [u8; 8]) -> Option<MemberId> {
+        let bound = |rest: u8| MemberId(std::array::from_fn(|i| prefix.get(i).copied().unwrap_or(rest)));
+        let range = bound(0)..=bound(u8::MAX);
+        let present = self.members.range(range.clone()).map(|(id, _)| *id).next();
+        present.or_else(|| self.removed.range(range).map(|(id, _)| *id).next())
     }
 
     /// Returns what is remembered of a removed member.
@@ -594,7 +648,7 @@ impl Roster {
         self.cluster == before.cluster
             && self.version == before.version.next()
             && self.previous == before.hash()
-            && self.voters().symmetric_difference(&before.voters()).count() <= 1
+            && self.voters().symmetric_difference(before.voters()).count() <= 1
     }
 
     /// Checks what every decided roster upholds; to be called on whatever was read from outside.
@@ -647,6 +701,7 @@ impl Roster {
         }
         let mut member = member.clone();
         member.learner = member.role.votes();
+        self.derived = Derived::default();
         self.members.insert(member.id, member);
         let consumed = self.consumed.entry(invite).or_insert(Consumed { uses: 0, expires });
         consumed.uses += 1;
@@ -663,6 +718,7 @@ impl Roster {
 
     /// Moves a member to the removed ones.
     fn forget(&mut self, id: MemberId) {
+        self.derived = Derived::default();
         if let Some(member) = self.members.remove(&id) {
             let removed = Removed { name: member.name, epoch: self.version.epoch, fingerprints: member.fingerprints };
             self.removed.insert(id, removed);
@@ -685,6 +741,7 @@ impl Roster {
     }
 
     fn member_mut(&mut self, id: MemberId) -> Result<&mut Member, RosterError> {
+        self.derived = Derived::default();
         self.members.get_mut(&id).ok_or(RosterError::NoSuchMember)
     }
 

@@ -52,7 +52,7 @@ impl Collective {
     }
 
     pub(super) fn status(&self) -> Status {
-        let members: Vec<_> = self.roster.members().into_iter().map(|member| self.member_status(member)).collect();
+        let members: Vec<_> = self.roster.members().map(|member| self.member_status(member)).collect();
         let nodes = self.documents.nodes().count();
         let managed = self.documents.nodes().filter(|node| self.manager_of(node).is_some()).count();
         Status {
@@ -94,7 +94,6 @@ impl Collective {
             agreed_by: self
                 .roster
                 .members()
-                .into_iter()
                 .filter(|member| {
                     member.id == self.me || self.facts.get(&member.id).is_some_and(|(facts, _)| facts.view == hash)
                 })
@@ -103,7 +102,6 @@ impl Collective {
             silent: self
                 .roster
                 .members()
-                .into_iter()
                 .filter(|member| !self.is_live(member.id))
                 .map(|member| Silent { member: member.name.clone(), for_ms: self.silent_for(member.id).map(millis) })
                 .collect(),
@@ -208,7 +206,6 @@ impl Collective {
             members: self
                 .roster
                 .members()
-                .into_iter()
                 .filter(|member| only.is_none_or(|only| only.contains(&member.name)))
                 .map(|member| self.member_status(member))
                 .collect(),
@@ -235,7 +232,7 @@ impl Collective {
             .filter(|(_, (facts, _))| facts.version == self.roster.version)
             .map(|(id, (facts, at))| row(*id, &facts.sees, millis(self.now.boot.since(*at)), facts.view))
             .collect();
-        if let Some(own) = &self.published {
+        if let Some(own) = self.published.as_ref().map(|published| &published.facts) {
             rows.push(row(self.me, &own.sees, 0, own.view));
         }
         rows.sort_by(|a, b| a.member.cmp(&b.member));
@@ -255,7 +252,6 @@ impl Collective {
             voters: self
                 .roster
                 .members()
-                .into_iter()
                 .filter(|member| member.is_voter())
                 .map(|member| {
                     let until = grants.until(member.id).filter(|until| *until > self.now.boot);
@@ -291,7 +287,6 @@ impl Collective {
         let missing: Vec<_> = self
             .roster
             .members()
-            .into_iter()
             .filter(|member| member.is_voter() && !self.is_live(member.id))
             .map(|member| member.name.to_string())
             .collect();

@@ -59,7 +59,7 @@ impl Collective {
                     } else {
                         self.seated.remove(&from);
                     }
-                    self.managers.touch_availability();
+                    self.managers.touch_availability(from);
                 }
             }
             Verdict::StaleEpoch => self.send_roster(from),
@@ -185,7 +185,7 @@ impl Collective {
         }
         let voters_changed = !roster.same_voters(&self.roster);
         let before = std::mem::replace(&mut self.roster, roster);
-        self.voters = self.roster.voters();
+        self.voters = self.roster.voters().clone();
         if self.standing != Standing::Isolated {
             self.changing_over = Some(self.now.boot + self.roster.timing.lease() / 2);
         }

@@ -65,7 +65,10 @@ impl Collective {
         if behind {
             self.want_roster(id);
         }
-        self.holder.hurry();
+        if self.voters.contains(&id) {
+            // What it was asked before may be lost. Nobody else has a grant to give.
+            self.holder.hurry();
+        }
     }
 
     pub(super) fn on_link_down(&mut self, peer: Fingerprint, reason: String) {
@@ -157,7 +160,7 @@ impl Collective {
             self.want_roster(id);
         }
         self.facts.insert(id, (facts, self.now.boot));
-        self.managers.touch_availability();
+        self.managers.touch_availability(id);
     }
 
     pub(super) fn on_swim(&mut self, outs: Vec<SwimOut>) {
@@ -186,7 +189,7 @@ impl Collective {
                         Liveness::Left => (EventKind::MemberLeave, format!("{name} said farewell")),
                     };
                     self.happen(kind, About::member(name), message);
-                    self.managers.touch_availability();
+                    self.managers.touch_availability(member);
                 }
             }
         }
@@ -200,7 +203,6 @@ impl Collective {
         let peers = self
             .roster
             .members()
-            .into_iter()
             .filter(|member| member.id != self.me)
             .map(|member| Peer {
                 fingerprints: member.fingerprints.clone(),

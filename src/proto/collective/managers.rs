@@ -42,6 +42,10 @@ pub(super) struct Managers {
     /// Who could manage when last looked.
     available: BTreeSet<MemberId>,
     look_again: bool,
+    /// Members of whom something was heard that tells whether they could manage.
+    look_at: BTreeSet<MemberId>,
+    /// The members as the last election saw them; none once something about them changed.
+    electorate: Option<Electorate>,
     /// When somebody's availability may end by itself.
     available_until: Option<Instant>,
     confirmed: Vec<(NodeName, u64)>,
@@ -125,12 +129,13 @@ impl Managers {
     }
 
     pub(super) fn touch_all(&mut self) {
+        self.electorate = None;
         self.all_dirty = true;
         self.look_again = true;
     }
 
-    pub(super) fn touch_availability(&mut self) {
-        self.look_again = true;
+    pub(super) fn touch_availability(&mut self, of: MemberId) {
+        self.look_at.insert(of);
     }
 
     pub(super) fn is_acting(&self, node: &NodeName) -> bool {
@@ -203,12 +208,13 @@ impl Collective {
             self.managers.dirty = dirty.split_off(&later);
         }
         if !dirty.is_empty() {
-            let electorate = self.electorate();
+            let electorate = self.managers.electorate.take().unwrap_or_else(|| self.electorate());
             let mut expressions = std::mem::take(&mut self.managers.expressions);
             for node in dirty {
                 self.review(&node, &electorate, &mut expressions);
             }
             self.managers.expressions = expressions;
+            self.managers.electorate = Some(electorate);
         }
         self.give_up_lapsed();
         self.fail_back();
@@ -245,24 +251,28 @@ impl Collective {
     }
 
     fn look_who_is_available(&mut self) {
-        let now = self.now.boot;
-        if !self.managers.look_again && self.managers.available_until.is_none_or(|until| until > now) {
-            return;
+        let look_at = std::mem::take(&mut self.managers.look_at);
+        let is_over = self.managers.available_until.is_some_and(|until| until <= self.now.boot);
+        if std::mem::take(&mut self.managers.look_again) || is_over {
+            self.managers.available_until = None;
+            let ids: Vec<_> = self.roster.ids().collect();
+            self.managers.available.retain(|id| self.roster.member(*id).is_some());
+            ids.into_iter().for_each(|id| self.look_whether_available(id));
+            self.managers.fail_backs.on_available(&self.managers.available, self.now.boot);
+        } else {
+            look_at.into_iter().for_each(|id| self.look_whether_available(id));
         }
-        self.managers.look_again = false;
-        let mut available = BTreeSet::new();
-        let mut until: Option<Instant> = None;
-        for id in self.roster.ids() {
-            if let Some(end) = self.available_until(id) {
-                available.insert(id);
-                until = Some(until.map_or(end, |until| until.min(end)));
-            }
-        }
-        self.managers.available_until = until;
-        self.managers.fail_backs.on_available(&available, now);
-        if available != self.managers.available {
-            self.managers.available = available;
-            self.managers.all_dirty = true;
+    }
+
+    fn look_whether_available(&mut self, id: MemberId) {
+        let until = self.available_until(id);
+        let managers = &mut self.managers;
+        managers.available_until = managers.available_until.into_iter().chain(until).min();
+        let has_changed = if until.is_some() { managers.available.insert(id) } else { managers.available.remove(&id) };
+        if has_changed {
+            managers.all_dirty = true;
+            managers.electorate = None;
+            managers.fail_backs.on_available(&managers.available, self.now.boot);
         }
     }
 
@@ -282,11 +292,12 @@ impl Collective {
             let (_, expiry) = self.voter.session(id, now)?;
             self.seated.contains_key(&id).then_some(expiry)
         } else {
-            // Without a vote there is no lease table; what gossip says counts while the member is heard.
+            // Without a vote there is no lease table: its own word counts, and the prober's that it is there. In a large
+            // collective two members without a vote hear each other seldom, so silence alone says nothing.
             let (facts, _) = self.facts.get(&id)?;
-            let heard = self.swim.view().get(id)?.last_heard?;
-            let end = heard + self.roster.timing.quiet();
-            (facts.standing == Standing::Seated && !facts.leaving && end > now).then_some(end)
+            let is_there = matches!(self.state_of(id), Some(Liveness::Alive));
+            let end = if self.voters.contains(&self.me) { self.voter.quiet_until() } else { far };
+            (facts.standing == Standing::Seated && !facts.leaving && is_there).then_some(end)
         }
     }
 
@@ -298,7 +309,6 @@ impl Collective {
     pub(super) fn electorate(&self) -> Electorate {
         self.roster
             .members()
-            .into_iter()
             .map(|member| {
                 let runner = Runner {
                     id: member.id,

@@ -129,7 +129,7 @@ pub struct Collective {
     peers: BTreeMap<MemberId, PeerRecord>,
     links: BTreeMap<MemberId, Link>,
     trouble: BTreeMap<MemberId, String>,
-    published: Option<Facts>,
+    published: Option<settle::Published>,
 
     documents: Documents,
     actor: Actor,
@@ -182,7 +182,7 @@ impl Collective {
             stamp,
             sequence: stamp.sequence,
             fingerprint,
-            voters: roster.voters(),
+            voters: roster.voters().clone(),
             removed: birth.removed,
             addresses: birth.addresses,
             software: birth.software,
@@ -283,6 +283,17 @@ impl Collective {
         self.managers.acting()
     }
 
+    /// Returns every node that this member acts for, with the moment until which it does (R5), which may be over.
+    pub fn acts_until(&self) -> impl Iterator<Item = (&NodeName, Instant)> {
+        let grants = self.removed.is_none().then(|| self.holder.under(&self.roster));
+        self.managers.acting().filter_map(move |node| Some((node, grants.as_ref()?.acts_until(node)?)))
+    }
+
+    /// Returns how many members this one has a link to.
+    pub fn links(&self) -> usize {
+        self.links.len()
+    }
+
     /// Returns what this member believes of another.
     pub fn believes(&self, member: MemberId) -> Option<super::liveness::Liveness> {
         self.swim.view().get(member).map(|belief| belief.state)
@@ -334,7 +345,10 @@ impl Collective {
             Event::Received { peer, message } => {
                 // A frame of a key that is no longer on the roster may still be under way; it counts for nothing.
                 if let Some(from) = self.roster.by_fingerprint(peer).map(|member| member.id) {
-                    self.on_heard(from);
+                    // The prober takes its own frames for what they are.
+                    if !matches!(message, Message::Swim(_)) {
+                        self.on_heard(from);
+                    }
                     self.on_message(from, message);
                 }
             }

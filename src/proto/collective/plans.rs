@@ -181,7 +181,7 @@ impl Collective {
 
     /// Turns attribute changes into puts, and says what is odd about them.
     pub(super) fn puts_of(&self, changes: Vec<attributes::Change>) -> Result<(Vec<Put>, Vec<String>), Refusal> {
-        let members = self.roster.members().into_iter().map(|member| member.name.clone()).collect();
+        let members = self.roster.members().map(|member| member.name.clone()).collect();
         let notes = attributes::check_managers(&changes, &members).map_err(|error| refuse_attribute(&error))?;
         let mut puts: Vec<_> = changes
             .into_iter()

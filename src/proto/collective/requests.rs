@@ -213,7 +213,7 @@ impl Collective {
 
     pub(super) fn member_named(&self, name: &MemberName) -> Result<MemberId, Refusal> {
         self.roster.by_name(name).map(|member| member.id).ok_or_else(|| {
-            let names: Vec<_> = self.roster.members().into_iter().map(|member| member.name.to_string()).collect();
+            let names: Vec<_> = self.roster.members().map(|member| member.name.to_string()).collect();
             let nearest = schema::nearest(name.as_str(), names.iter().map(String::as_str));
             let hint =
                 nearest.map_or_else(|| "collective members".to_owned(), |nearest| format!("did you mean {nearest}?"));
@@ -222,7 +222,7 @@ impl Collective {
     }
 
     fn members_of(&self, expression: &str) -> Result<Vec<MemberName>, Refusal> {
-        let names: BTreeSet<_> = self.roster.members().into_iter().map(|member| member.name.clone()).collect();
+        let names: BTreeSet<_> = self.roster.members().map(|member| member.name.clone()).collect();
         let parsed = noderange::parse(expression).map_err(|error| refuse_range(&error))?;
         let found = noderange::expand(&parsed, &names).map_err(|error| refuse_range(&error))?;
         Ok(found.iter().filter_map(|name| MemberName::new(name).ok()).collect())

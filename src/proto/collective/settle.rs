@@ -100,7 +100,8 @@ impl Collective {
         self.resynced.clear();
         let outs = self.swim.reconsider(self.now.boot);
         self.on_swim(outs);
-        let linked: Vec<_> = self.links.keys().copied().collect();
+        // R12 asks for the voters; what others hold that these do not shows in the roots that they tell.
+        let linked: Vec<_> = self.voters.iter().copied().filter(|id| self.links.contains_key(id)).collect();
         linked.into_iter().for_each(|id| self.begin_resync(id));
     }
 
@@ -124,7 +125,8 @@ impl Collective {
     /// The leader is the lowest-named live voter in a quorate view; nothing depends on it for safety.
     fn settle_leader(&mut self) {
         let leader = if self.standing == Standing::Isolated { None } else { self.lowest_live_voter() };
-        if leader != self.leader {
+        if leader != self.leader.as_ref() {
+            let leader = leader.cloned();
             if let Some(name) = &leader {
                 self.happen(EventKind::LeaderChanged, About::member(name.clone()), format!("{name} leads"));
             }
@@ -132,12 +134,9 @@ impl Collective {
         }
     }
 
-    fn lowest_live_voter(&self) -> Option<MemberName> {
-        self.roster
-            .members()
-            .into_iter()
-            .find(|member| member.is_voter() && self.is_live(member.id))
-            .map(|member| member.name.clone())
+    fn lowest_live_voter(&self) -> Option<&MemberName> {
+        let lowest = self.roster.voters_by_name().iter().find(|id| self.is_live(**id))?;
+        self.roster.member(*lowest).map(|member| &member.name)
     }
 
     /// Returns whether a member is there, as far as this one can tell: its lease here is proof, the prober's word the
@@ -189,8 +188,8 @@ impl Collective {
         if self.standing != Standing::Seated || self.leader != self.name || self.is_changing() {
             return None;
         }
-        let learners = self.roster.members().into_iter().filter(|member| member.learner);
-        learners.filter_map(|member| self.ready_at(member.id)).min().map(|at| at.max(self.voters_looked_at_again()))
+        let ready = self.roster.learners().iter().filter_map(|id| self.ready_at(*id));
+        ready.min().map(|at| at.max(self.voters_looked_at_again()))
     }
 
     fn settle_leases(&mut self) {
@@ -204,6 +203,9 @@ impl Collective {
     }
 
     fn settle_publish(&mut self) {
+        if self.published.as_ref().is_some_and(|published| self.is_told(published)) {
+            return;
+        }
         let view = self.swim.view();
         let facts = Facts {
             addresses: self.addresses.clone(),
@@ -215,15 +217,33 @@ impl Collective {
             root: self.documents.root(),
             version: self.roster.version,
             standing: self.standing,
-            manages: u32::try_from(self.managers.acting_count()).unwrap_or(u32::MAX),
+            manages: self.manages(),
             view: view.hash().to_be_bytes(),
             sees: self.roster.ids().map(|id| letter(if id == self.me { None } else { self.state_of(id) })).collect(),
             suspicions: self.suspicions.clone(),
         };
-        if self.published.as_ref() != Some(&facts) {
-            self.published = Some(facts.clone());
-            self.effects.push(Effect::Publish(facts));
+        let of_view = view.changes();
+        if self.published.as_ref().is_none_or(|published| published.facts != facts) {
+            self.effects.push(Effect::Publish(facts.clone()));
         }
+        self.published = Some(Published { facts, of_view });
+    }
+
+    /// Returns whether what was published is so still. Everything in [`Facts`] that changes in the life of a process is
+    /// looked at here, or follows from what is.
+    fn is_told(&self, Published { facts, of_view }: &Published) -> bool {
+        *of_view == self.swim.view().changes()
+            && facts.root == self.documents.root()
+            && facts.version == self.roster.version
+            && facts.incarnation == self.stamp.incarnation
+            && facts.standing == self.standing
+            && facts.manages == self.manages()
+            && facts.leaving == self.stopping.is_some()
+            && facts.suspicions == self.suspicions
+    }
+
+    fn manages(&self) -> u32 {
+        u32::try_from(self.managers.acting_count()).unwrap_or(u32::MAX)
     }
 
     /// A clean stop: others need not wait for the lease to end.
@@ -281,6 +301,13 @@ impl Collective {
             self.effects.push(Effect::WakeAt(wake));
         }
     }
+}
+
+/// What this member told last, and as of which change of its view.
+#[derive(Debug)]
+pub(super) struct Published {
+    pub(super) facts: Facts,
+    of_view: u64,
 }
 
 fn letter(state: Option<Liveness>) -> char {

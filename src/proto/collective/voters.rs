@@ -144,7 +144,7 @@ impl Collective {
             (.., true) => "may be given a vote",
             _ => "has no vote",
         };
-        let members = self.roster.members().into_iter();
+        let members = self.roster.members();
         Response::Done(Done {
             message: in_words(self.wish()),
             changes: members.map(|member| format!("{} {}", member.name, place(member))).collect(),
@@ -190,7 +190,7 @@ impl Collective {
             let is_fixed = member.role == Role::Witness || id == self.me;
             Some(Seat { id, place, dead_for: self.dead_for(id), volunteers: !self.stays_out(id), is_fixed })
         };
-        self.roster.members().into_iter().filter_map(seat).collect()
+        self.roster.members().filter_map(seat).collect()
     }
 
     fn dead_for(&self, id: MemberId) -> Option<Duration> {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::{About, AfterSave, Collective, Effect, RequestId};
 use crate::proto::document::{
-    self, Actor, Batch, ChangeId, DocumentError, Entity, Generation, NewChange, Put, Rejected, ShardId, Touched,
+    Actor, Batch, ChangeId, DocumentError, Entity, Generation, NewChange, Put, Rejected, ShardId, Touched,
 };
 use crate::proto::identity::MemberId;
 use crate::proto::message::Message;
@@ -48,6 +48,8 @@ pub(super) struct Writes {
     pub(super) disk_trouble: Option<String>,
     /// A number for each comparison of documents.
     pub(super) round: u64,
+    /// Members with whom one is under way.
+    comparing: BTreeSet<MemberId>,
 }
 
 /// One write that is not answered yet.
@@ -261,7 +263,7 @@ impl Collective {
     }
 
     fn author_of(&self, actor: Actor) -> Option<MemberId> {
-        self.roster.ids().find(|id| document::actor_prefix(*id) == actor.prefix())
+        self.roster.by_prefix(actor.prefix()).filter(|id| self.roster.member(*id).is_some())
     }
 
     pub(super) fn on_not_saved(&mut self, ticket: u64, reason: &str) {
@@ -278,6 +280,7 @@ impl Collective {
         link.resync = resync;
         link.has_resynced = false;
         link.compared_at = self.now.boot;
+        self.writes.comparing.insert(peer);
         let name = self.name_of(peer);
         self.happen(EventKind::ResyncStart, About::member(name.clone()), format!("comparing documents with {name}"));
         self.say(peer, Message::Sync(question));
@@ -315,11 +318,10 @@ impl Collective {
     }
 
     fn on_changes(&mut self, from: MemberId, changes: &sync::Changes) -> Result<(), SyncError> {
-        let known: BTreeSet<_> =
-            self.roster.ids().chain(self.roster.removed_ids()).map(document::actor_prefix).collect();
+        let roster = &self.roster;
+        let known = |actor: Actor| roster.by_prefix(actor.prefix()).is_some();
         let Some(link) = self.links.get_mut(&from) else { return Ok(()) };
-        let step =
-            link.resync.on_changes(changes, &mut self.documents, &|actor: Actor| known.contains(&actor.prefix()))?;
+        let step = link.resync.on_changes(changes, &mut self.documents, &known)?;
         if !step.save.is_empty() {
             let ids = step.save.iter().map(|change| change.id).collect();
             let records = step.save.iter().map(record_of_change).collect();
@@ -360,13 +362,18 @@ impl Collective {
 
     fn finish_resyncs(&mut self) {
         let mut done = Vec::new();
-        for (id, link) in &mut self.links {
-            if !link.has_resynced && link.resync.is_done(&self.documents) {
-                link.has_resynced = true;
+        self.writes.comparing.retain(|id| {
+            let link = self.links.get_mut(id).filter(|link| !link.has_resynced);
+            let is_done = link.as_ref().is_some_and(|link| link.resync.is_done(&self.documents));
+            if is_done {
                 done.push(*id);
             }
-        }
+            link.is_some() && !is_done
+        });
         for id in done {
+            if let Some(link) = self.links.get_mut(&id) {
+                link.has_resynced = true;
+            }
             self.resynced.insert(id);
             let name = self.name_of(id);
             self.happen(EventKind::ResyncDone, About::member(name.clone()), format!("holds all that {name} holds"));
@@ -389,6 +396,9 @@ impl Collective {
     }
 
     fn answer_writes(&mut self) {
+        if self.writes.waiting.is_empty() {
+            return;
+        }
         let is_confirmed =
             |waiting: &Waiting| waiting.rest.is_empty() && waiting.awaits().all(|id| self.is_held(&id, waiting.wait));
         let ended: Vec<_> = self

@@ -119,7 +119,7 @@ impl Proposer {
             previous: value.previous,
             change,
             value,
-            acceptors: roster.voters(),
+            acceptors: roster.voters().clone(),
             lease: roster.timing.lease(),
             resend: roster.timing.renewal(),
             ballot,
@@ -350,7 +350,7 @@ mod tests {
     }
 
     fn acceptors(roster: &Roster) -> Vec<Acceptor> {
-        roster.voters().into_iter().map(|voter| Acceptor::new(voter, None, roster)).collect()
+        roster.voters().iter().map(|voter| Acceptor::new(*voter, None, roster)).collect()
     }
 
     fn decided(out: &[ProposerOut]) -> Option<(Roster, bool)> {

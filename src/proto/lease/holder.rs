@@ -1,9 +1,11 @@
 //! The holder: whether this member has quorum and may act for a node, from the voters' answers and its own clock.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use super::super::identity::{MemberId, SessionId};
+use super::super::identity::{MemberId, RosterHash, SessionId};
 use super::super::name::NodeName;
 use super::super::quorum::{Quorum, majority};
 use super::super::roster::{Member, Roster};
@@ -59,7 +61,17 @@ pub struct Holder {
     seq: u64,
     next_round: Instant,
     peers: BTreeMap<MemberId, Peer>,
+    /// The grants that count, once they were asked for under a roster: several times at every event, while few events
+    /// bring one. Emptied whenever a grant comes or goes.
+    counted: OnceLock<Counted>,
     stamps: Stamps,
+}
+
+/// The end of what may be used of each grant under one roster, and whose it is; the longest first.
+#[derive(Clone, Debug)]
+struct Counted {
+    under: RosterHash,
+    grants: Vec<(Instant, MemberId)>,
 }
 
 impl Holder {
@@ -74,6 +86,7 @@ impl Holder {
             seq: 0,
             next_round: Instant::ZERO,
             peers: BTreeMap::new(),
+            counted: OnceLock::new(),
             stamps: Stamps::default(),
         }
     }
@@ -139,11 +152,13 @@ impl Holder {
         if roster.member(self.me).is_none() {
             // R8: a removed member asks for nothing more.
             self.peers.clear();
+            self.counted = OnceLock::new();
             self.next_round = now + roster.timing.renewal();
             return Vec::new();
         }
         let voters = roster.voters();
         self.peers.retain(|id, _| voters.contains(id));
+        self.counted = OnceLock::new();
         let is_round = self.next_round <= now;
         if is_round {
             self.next_round = now + roster.timing.renewal();
@@ -151,7 +166,7 @@ impl Holder {
         }
         let mark = roster.mark();
         let mut requests = Vec::new();
-        for id in voters {
+        for id in voters.iter().copied() {
             let peer = self.peers.entry(id).or_default();
             let is_due = peer.due_at().is_some_and(|due| due <= now);
             let is_streaming = peer.stream_until.is_some_and(|until| until > now);
@@ -194,6 +209,7 @@ impl Holder {
         peer.last_ack = Some(Answer { sent_at: sent.at, round_trip, verdict });
         let Verdict::Granted { applied, refused } = &ack.verdict else { return Vec::new() };
         peer.has_credit = true;
+        self.counted = OnceLock::new();
         let mut events = Vec::new();
         if peer.on_grant(ack, &sent, *applied) {
             events = peer.on_refusals(from, (ack.seq, refused), &sent, &self.ledger, &self.pending, now);
@@ -210,8 +226,17 @@ impl Holder {
 
     /// Returns the grants that count under a roster, to answer many questions about the same roster.
     pub fn under(&self, roster: &Roster) -> Grants<'_> {
-        let voters = roster.voters();
-        let mark = roster.mark();
+        let counted = self.counted.get_or_init(|| self.count(roster));
+        let grants = if counted.under == roster.hash() {
+            Cow::Borrowed(&counted.grants[..])
+        } else {
+            Cow::Owned(self.count(roster).grants)
+        };
+        Grants { holder: self, voters: roster.voters().len(), grants }
+    }
+
+    fn count(&self, roster: &Roster) -> Counted {
+        let (voters, mark) = (roster.voters(), roster.mark());
         let mut grants = Vec::new();
         // R5: only a member of the current roster, and only grants under that very roster.
         if roster.member(self.me).is_some() {
@@ -223,7 +248,7 @@ impl Holder {
             }
         }
         grants.sort_by(|a, b| b.cmp(a));
-        Grants { holder: self, voters: voters.len(), grants }
+        Counted { under: roster.hash(), grants }
     }
 
     /// Returns how many voters' grants have not expired. R5 without the claim.
@@ -296,7 +321,7 @@ impl Holder {
             return;
         }
         let applied = self.peers.values().flat_map(|peer| {
-            let sent = peer.outstanding.values().map(|sent| sent.version).filter(|version| *version > 0);
+            let sent = peer.outstanding.iter().map(|(_, sent)| sent.version).filter(|version| *version > 0);
             sent.chain(peer.progress.map(|progress| progress.base))
         });
         let dropped = self.ledger.dropped();
@@ -314,8 +339,8 @@ impl Holder {
 pub struct Grants<'a> {
     holder: &'a Holder,
     voters: usize,
-    /// The end of what may be used of each grant, and whose it is.
-    grants: Vec<(Instant, MemberId)>,
+    /// See [`Counted`].
+    grants: Cow<'a, [(Instant, MemberId)]>,
 }
 
 impl Grants<'_> {

@@ -1,6 +1,6 @@
 //! One voter as the holder knows it: what it was told, what it has acknowledged, and what its last grant covers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::super::identity::{MemberId, RosterMark, SessionId};
@@ -17,8 +17,8 @@ const OUTSTANDING_MAX: usize = 16;
 /// What is known of one voter.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Peer {
-    /// Requests that were not answered, by `seq`.
-    pub(super) outstanding: BTreeMap<u64, Sent>,
+    /// Requests that were not answered, with their `seq`, the oldest first.
+    pub(super) outstanding: VecDeque<(u64, Sent)>,
     pub(super) progress: Option<Progress>,
     pub(super) grant: Option<Grant>,
     /// Claims it refused, as of its last grant.
@@ -122,7 +122,7 @@ impl Peer {
 
     /// Returns the last full set that was not answered.
     pub(super) fn full_under_way(&self) -> Option<(u64, &Sent)> {
-        self.outstanding.iter().rev().find(|(seq, sent)| sent.full == **seq).map(|(seq, sent)| (*seq, sent))
+        self.outstanding.iter().rev().find(|(seq, sent)| sent.full == *seq).map(|(seq, sent)| (*seq, sent))
     }
 
     /// Returns a set of claims that renews the session and says nothing more.
@@ -140,9 +140,10 @@ impl Peer {
             ClaimSet::Full { version, complete, .. } => (request.seq, 0, *version, *complete),
             ClaimSet::Delta { full, base, version, complete, .. } => (*full, *base, *version, *complete),
         };
-        self.outstanding.insert(request.seq, Sent { at: now, full, base, version, complete, retried, is_small });
+        let sent = Sent { at: now, full, base, version, complete, retried, is_small };
+        self.outstanding.push_back((request.seq, sent));
         if self.outstanding.len() > OUTSTANDING_MAX {
-            self.outstanding.pop_first();
+            self.outstanding.pop_front();
         }
         self.is_due = false;
         self.retry_at = None;
@@ -150,9 +151,9 @@ impl Peer {
 
     /// Returns the request that is answered, and forgets it and all older ones: their answers come too late.
     pub(super) fn take_sent(&mut self, seq: u64) -> Option<Sent> {
-        let sent = self.outstanding.remove(&seq)?;
-        self.outstanding = self.outstanding.split_off(&seq);
-        if self.outstanding.values().all(|sent| sent.is_small) {
+        let place = self.outstanding.binary_search_by_key(&seq, |(seq, _)| *seq).ok()?;
+        let (_, sent) = self.outstanding.drain(..=place).next_back()?;
+        if self.outstanding.iter().all(|(_, sent)| sent.is_small) {
             self.stream_until = None;
         }
         Some(sent)
@@ -223,7 +224,7 @@ impl Peer {
     pub(super) fn owes(&self, ledger: &Ledger, dropped_at_seq: u64) -> bool {
         let known = self.known(ledger, dropped_at_seq);
         let has_all = known.is_some_and(|progress| progress.base >= ledger.version());
-        let is_told = |(seq, sent): (&u64, &Sent)| {
+        let is_told = |(seq, sent): &(u64, Sent)| {
             let is_understood = sent.full == *seq || known.is_some_and(|progress| progress.full == sent.full);
             !sent.is_small || (is_understood && sent.complete && sent.version >= ledger.version())
         };

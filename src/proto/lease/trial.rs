@@ -258,7 +258,7 @@ impl World {
             .map(|(id, _)| *id)
             .collect();
         let mut adopters: Vec<MemberId> = Vec::new();
-        for voters in [self.decided.voters(), next.voters()] {
+        for voters in [self.decided.voters().clone(), next.voters().clone()] {
             let mut present: Vec<_> = voters.iter().filter(|id| awake.contains(id)).copied().collect();
             if present.len() < majority(voters.len()) {
                 return;

@@ -31,6 +31,8 @@ pub struct Voter {
     /// R7: nothing new is confirmed before.
     settled_at: Instant,
     sessions: BTreeMap<MemberId, Session>,
+    /// No live session expires before; none when there is none. Renewals leave it as it is.
+    soonest: Option<Instant>,
     slots: BTreeMap<NodeName, Slot>,
     stamps: Stamps,
 }
@@ -82,6 +84,7 @@ impl Voter {
             quiet_until,
             settled_at: Instant::ZERO,
             sessions: BTreeMap::new(),
+            soonest: None,
             slots: BTreeMap::new(),
             stamps: Stamps::default(),
         }
@@ -136,6 +139,7 @@ impl Voter {
     pub fn on_release(&mut self, from: MemberId, release: &LeaseRelease, now: Instant) {
         if let Some(session) = self.sessions.get_mut(&from).filter(|session| session.id == release.session) {
             session.expiry = session.expiry.min(now);
+            self.soonest = self.soonest.map(|soonest| soonest.min(now));
             session.seq = u64::MAX; // A request that was still under way must not bring the session back.
             self.forget_claims(from);
         }
@@ -169,9 +173,15 @@ impl Voter {
             .map_or_else(Vec::new, |session| session.claims.iter().cloned().collect())
     }
 
-    /// Returns when the next session expires.
-    pub fn next_expiry(&self, now: Instant) -> Option<Instant> {
-        self.sessions.values().filter(|session| session.is_live(now)).map(|session| session.expiry).min()
+    /// Returns when to look next whether a session expired: not after the first of them does, and seldom before. None
+    /// when there is none.
+    pub fn next_expiry(&mut self, now: Instant) -> Option<Instant> {
+        if self.soonest.is_some_and(|soonest| soonest <= now) {
+            // With a thousand members this is looked up at every packet, so the sessions are walked once a lease.
+            let live = self.sessions.values().filter(|session| session.is_live(now));
+            self.soonest = live.map(|session| session.expiry).min();
+        }
+        self.soonest
     }
 
     /// Returns when this voter begins to grant. R6.
@@ -239,6 +249,7 @@ impl Voter {
         if let Some(session) = self.sessions.get_mut(&from) {
             session.seq = request.seq;
             session.expiry = session.expiry.max(expiry);
+            self.soonest = Some(self.soonest.map_or(session.expiry, |soonest| soonest.min(session.expiry)));
             session.rival = session.rival.filter(|rival| rival.until > now);
             if let Some(rival) = &mut session.rival {
                 rival.is_proven = true;
@@ -451,6 +462,20 @@ mod tests {
 
     fn delta(full: u64, base: u64, version: u64, ops: Vec<ClaimOp>) -> ClaimSet {
         ClaimSet::Delta { full, base, version, complete: true, ops }
+    }
+
+    #[test]
+    fn the_next_expiry_is_never_told_too_late() {
+        let mut bench = Bench::new();
+        bench.claim(1, &["n1"], 1, at(0));
+        bench.claim(2, &["n2"], 1, at(500));
+        bench.claim(1, &["n1"], 1, at(900));
+        assert_eq!(bench.voter.next_expiry(at(900)), Some(at(2_000)), "the one before the renewal, which is early");
+        assert_eq!(bench.voter.next_expiry(at(2_000)), Some(at(2_500)), "member 2 was not heard again");
+        assert_eq!(bench.voter.next_expiry(at(2_500)), Some(at(2_900)));
+        assert_eq!(bench.voter.next_expiry(at(2_900)), None);
+        bench.claim(2, &["n2"], 2, at(3_000));
+        assert_eq!(bench.voter.next_expiry(at(3_000)), Some(at(5_000)));
     }
 
     #[test]

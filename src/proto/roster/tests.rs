@@ -67,7 +67,7 @@ fn a_hash_that_is_known_is_never_that_of_another_roster() {
 #[test]
 fn the_founder_votes_whatever_it_was_called() {
     let roster = Roster::genesis(ClusterId([9; 16]), Timing::LAN, member(1, Role::Witness));
-    assert_eq!(roster.voters(), BTreeSet::from([id(1)]));
+    assert_eq!(*roster.voters(), BTreeSet::from([id(1)]));
     assert_eq!(roster.version.to_string(), "0.1");
     assert_eq!(roster.check(), Ok(()));
 }
@@ -76,9 +76,9 @@ fn the_founder_votes_whatever_it_was_called() {
 fn a_joiner_is_a_learner_until_it_is_promoted() {
     // R3.
     let joined = after(&voters(1), &add(member(2, Role::Voter), 2));
-    assert_eq!(joined.voters(), BTreeSet::from([id(1)]));
+    assert_eq!(*joined.voters(), BTreeSet::from([id(1)]));
     let promoted = after(&joined, &Change::Promote { id: id(2) });
-    assert_eq!(promoted.voters(), BTreeSet::from([id(1), id(2)]));
+    assert_eq!(*promoted.voters(), BTreeSet::from([id(1), id(2)]));
     assert_eq!(refusal(&promoted, &Change::Promote { id: id(2) }), RosterError::NoChange);
     assert_eq!(refusal(&promoted, &Change::Promote { id: id(3) }), RosterError::NoSuchMember);
 }
@@ -109,7 +109,7 @@ fn a_used_invitation_outlives_its_expiry_by_more_than_any_clock_is_wrong() {
 #[test]
 fn a_new_enrolment_of_a_name_replaces_the_old_one_and_its_vote() {
     let roster = after(&voters(3), &add(enrolment(40, 3, 40), 40));
-    assert_eq!(roster.voters(), BTreeSet::from([id(1), id(2)]));
+    assert_eq!(*roster.voters(), BTreeSet::from([id(1), id(2)]));
     assert_eq!(roster.by_name(&name(3)).map(|member| member.id), Some(id(40)));
     assert_eq!(roster.removed(id(3)).map(|removed| removed.epoch), Some(roster.version.epoch));
 }
@@ -309,7 +309,7 @@ proptest! {
         let mut roster = voters(2);
         for change in changes {
             if let Ok(next) = roster.next(&change, WallTime(0)) {
-                prop_assert!(next.voters().symmetric_difference(&roster.voters()).count() <= 1, "{change:?}");
+                prop_assert!(next.voters().symmetric_difference(roster.voters()).count() <= 1, "{change:?}");
                 prop_assert!(next.follows(&roster));
                 prop_assert_eq!(next.check(), Ok(()));
                 prop_assert!(roster.ids().all(|id| next.member(id).is_some() || next.removed(id).is_some()));
@@ -318,4 +318,21 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn what_is_looked_up_follows_every_change() {
+    let names = |roster: &Roster| roster.members().map(|member| member.name.to_string()).collect::<Vec<_>>();
+    let roster = voters(2);
+    assert_eq!(names(&roster), ["m1", "m2"]);
+    let joined = after(&roster, &add(enrolment(7, 0, 7), 9));
+    assert_eq!((names(&joined), joined.learners()), (vec!["m0".into(), "m1".into(), "m2".into()], &[id(7)][..]));
+    assert_eq!(joined.by_name(&name(0)), joined.by_fingerprint(key(7)));
+    assert_eq!(joined.voters_by_name(), [id(1), id(2)]);
+    let promoted = after(&joined, &Change::Promote { id: id(7) });
+    assert_eq!((promoted.voters_by_name(), promoted.learners().len()), (&[id(7), id(1), id(2)][..], 0));
+    let without = after(&promoted, &Change::Remove { id: id(1) });
+    assert_eq!((names(&without), without.by_name(&name(1))), (vec!["m0".into(), "m2".into()], None));
+    assert_eq!(without.by_prefix([1; 8]), Some(id(1)), "who was removed is still the author of its changes");
+    assert_eq!(without.by_prefix([3; 8]), None);
 }
