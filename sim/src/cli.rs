@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::bench::bench;
 use crate::run::{Report, run};
 use crate::scenario::{self, Scenario};
 
@@ -30,6 +31,9 @@ enum Command {
         scenario: String,
         #[arg(long, default_value_t = 1)]
         seed: u64,
+        /// For how long faults and load go on, as 600s, 10m or 1h; unless given, as long as the scenario says
+        #[arg(long, value_parser = milliseconds)]
+        window: Option<u64>,
         #[arg(short, long, value_enum, default_value_t)]
         output: Output,
         /// Tell everything that happens, on stderr
@@ -44,6 +48,9 @@ enum Command {
         /// From the first to before the last, as A..B
         #[arg(long, value_parser = seeds)]
         seeds: (u64, u64),
+        /// For how long faults and load go on, as 600s, 10m or 1h; unless given, as long as the scenario says
+        #[arg(long, value_parser = milliseconds)]
+        window: Option<u64>,
         /// How many run at the same time
         #[arg(short, long, default_value_t = 1)]
         jobs: usize,
@@ -59,6 +66,17 @@ enum Command {
         #[arg(default_value = "random")]
         scenario: String,
         #[arg(long)]
+        seed: u64,
+        /// For how long faults and load go on, as 600s, 10m or 1h; unless given, as long as the scenario says
+        #[arg(long, value_parser = milliseconds)]
+        window: Option<u64>,
+    },
+    /// Measures what a member costs in collectives of different sizes
+    Bench {
+        /// How many members
+        #[arg(default_values_t = [3, 10, 30, 100])]
+        members: Vec<usize>,
+        #[arg(long, default_value_t = 1)]
         seed: u64,
     },
     /// Names the scenarios
@@ -77,6 +95,20 @@ fn seeds(text: &str) -> Result<(u64, u64), String> {
     let number = |text: &str| text.parse::<u64>().map_err(|error| format!("{text:?}: {error}"));
     let (from, to) = (number(from)?, number(to)?);
     if from < to { Ok((from, to)) } else { Err(format!("there is no seed from {from} to before {to}")) }
+}
+
+fn milliseconds(text: &str) -> Result<u64, String> {
+    let unit = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(unit);
+    let number: u64 = number.parse().map_err(|error| format!("{text:?}: {error}"))?;
+    let unit = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err("a time is a whole number of ms, s, m or h, as in 600s".to_owned()),
+    };
+    number.checked_mul(unit).ok_or_else(|| format!("{text} is too long"))
 }
 
 /// Parses the command line, runs, and returns the exit code.
@@ -105,8 +137,8 @@ pub(crate) fn main() -> ExitCode {
 
 fn carry_out(command: Command) -> anyhow::Result<u8> {
     match command {
-        Command::Run { scenario, seed, output, story } => {
-            let report = run(&find(&scenario)?, seed, story);
+        Command::Run { scenario, seed, window, output, story } => {
+            let report = run(&find(&scenario, window)?, seed, story);
             report.story.iter().for_each(|line| eprintln!("{line}"));
             match output {
                 Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
@@ -114,11 +146,11 @@ fn carry_out(command: Command) -> anyhow::Result<u8> {
             }
             Ok(report.exit)
         }
-        Command::Sweep { scenario, seeds, jobs, keep_going, output } => {
-            sweep(&find(&scenario)?, seeds, jobs.max(1), keep_going, output)
+        Command::Sweep { scenario, seeds, window, jobs, keep_going, output } => {
+            sweep(&find(&scenario, window)?, seeds, jobs.max(1), keep_going, output)
         }
-        Command::Replay { scenario, seed } => {
-            let scenario = find(&scenario)?;
+        Command::Replay { scenario, seed, window } => {
+            let scenario = find(&scenario, window)?;
             let (first, second) = (run(&scenario, seed, true), run(&scenario, seed, true));
             if first.hash == second.hash {
                 println!("seed {seed}: {} events twice, trace {}", first.events, first.hash);
@@ -131,6 +163,11 @@ fn carry_out(command: Command) -> anyhow::Result<u8> {
             }
             Ok(NOT_DETERMINISTIC)
         }
+        Command::Bench { members, seed } => {
+            anyhow::ensure!(members.iter().all(|count| (2..=1_000).contains(count)), "from 2 to 1000 members");
+            bench(&members, seed).map_err(anyhow::Error::msg)?;
+            Ok(0)
+        }
         Command::List => {
             for scenario in scenario::all() {
                 println!("{:18} {}", scenario.name, scenario.about);
@@ -140,9 +177,9 @@ fn carry_out(command: Command) -> anyhow::Result<u8> {
     }
 }
 
-fn find(name: &str) -> anyhow::Result<Scenario> {
+fn find(name: &str, window: Option<u64>) -> anyhow::Result<Scenario> {
     match scenario::named(name) {
-        Some(scenario) => Ok(scenario),
+        Some(scenario) => Ok(window.into_iter().fold(scenario, Scenario::lasting)),
         None => bail!("there is no scenario {name}; see `collective-sim list`"),
     }
 }
@@ -191,7 +228,8 @@ fn sweep(
             let virtual_s: f64 = reports.values().map(|report| report.virtual_s).sum();
             let took_s: f64 = reports.values().map(|report| report.took_s).sum();
             let slowest = reports.values().filter_map(|report| report.converged_after_ms).max().unwrap_or(0);
-            println!("{} runs, {:.1} virtual hours, {took_s:.0} s of work", reports.len(), virtual_s / 3_600.0);
+            println!("{} runs, {:.1} virtual hours, {took_s:.1} s of work", reports.len(), virtual_s / 3_600.0);
+            println!("{:.0} virtual seconds a second of work", virtual_s / took_s.max(0.001));
             println!("everything equal again after at most {slowest} ms");
             print_coverage(&coverage);
             if let Some(first) = first {
@@ -223,4 +261,31 @@ fn print_report(report: &Report) {
     }
     print_coverage(&report.coverage);
     println!("trace {}", report.hash);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_a_unit() {
+        assert_eq!(
+            ["250ms", "600s", "10m", "1h"].map(milliseconds),
+            [Ok(250), Ok(600_000), Ok(600_000), Ok(3_600_000)]
+        );
+        for wrong in ["", "10", "s", "1.5h", "-1s", "10 s", "99999999999999999h"] {
+            assert!(milliseconds(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_longer_window_asks_as_much_in_all() {
+        let (short, long) = (scenario::random(), scenario::random().lasting(600_000));
+        assert_eq!(long.window_ms / long.work_every_ms, short.window_ms / short.work_every_ms);
+        assert_eq!(
+            scenario::random().lasting(1_000).work_every_ms,
+            short.work_every_ms,
+            "and no more in a shorter one"
+        );
+    }
 }

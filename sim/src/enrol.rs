@@ -163,7 +163,8 @@ impl World {
         self.die(joiner, Death::Stopped);
         let site = &mut self.sites[joiner];
         site.forget_everything();
-        site.fingerprint = key;
+        self.give_key(joiner, key);
+        let site = &mut self.sites[joiner];
         site.disk.commit(&persist::encode_birth(me, roster, peers));
         site.me = Some(me);
         if dies {

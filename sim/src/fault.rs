@@ -140,6 +140,11 @@ impl Active {
         self.0.retain(|(other, ..)| *other != number);
     }
 
+    /// Returns whether nothing is broken.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Returns whether what the first says reaches the second.
     pub(crate) fn passes(&self, from: usize, to: usize, now: u64) -> bool {
         !self.0.iter().any(|(_, since, kind)| kind.cuts(from, to, *since, now))

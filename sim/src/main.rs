@@ -2,6 +2,7 @@
 //!
 //! Run `collective-sim list` for what it can show, and see docs/simulation.md.
 
+mod bench;
 mod check;
 mod cli;
 mod clock;
@@ -10,9 +11,11 @@ mod enrol;
 mod fault;
 mod mix;
 mod network;
+mod queue;
 mod run;
 mod scenario;
 mod site;
+mod trace;
 mod workload;
 mod world;
 

@@ -66,7 +66,10 @@ pub(crate) fn run(scenario: &Scenario, seed: u64, tell: bool) -> Report {
 }
 
 fn drive(world: &mut World, scenario: &Scenario, seed: u64) -> Option<u64> {
-    world.assemble(scenario.joined);
+    match scenario.restored {
+        Some(_) => world.await_restored(),
+        None => world.assemble(scenario.joined),
+    }
     if !world.checker.violations.is_empty() {
         return None;
     }

@@ -1,7 +1,5 @@
 //! Load: what administrators ask while things break, and the ledger of what they were answered.
 
-use std::rc::Rc;
-
 use collective::proto::collective::RequestId;
 use collective::proto::document::Entity;
 use collective::proto::name::NodeName;
@@ -129,7 +127,7 @@ impl World {
     fn on_acknowledged(&mut self, at: usize, node: &NodeName, key: &str, value: &str) {
         self.count("acknowledged");
         let Some(core) = &self.sites[at].core else { return };
-        let (me, timing, voters) = (core.id(), core.roster().timing, Rc::new(core.roster().voters()));
+        let (me, timing, voters) = (core.id(), core.roster().timing, core.roster().voters().clone());
         let copies = self.copies(&voters, node, key, value);
         self.checker.acknowledged(self.time, key, copies, voters.len());
         let now = self.sites[at].now(self.time).boot.as_nanos();

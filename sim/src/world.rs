@@ -1,31 +1,34 @@
 //! The second shell: an event queue in virtual time around shipped cores, performing their effects in the order given.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::rc::Rc;
+mod breakage;
+mod gossip;
+mod links;
+mod process;
+mod restored;
+mod traffic;
+mod watch;
 
-use collective::proto::collective::{Collective, Effect, Event, JoinId, RequestId, Ticket};
-use collective::proto::document::Entity;
-use collective::proto::facts::Facts;
-use collective::proto::identity::{ClusterId, Fingerprint, MemberId};
-use collective::proto::lease::Verdict;
-use collective::proto::message::{Channel, DATAGRAM_BYTES_MAX, Delivery, Hello, Message};
+use std::collections::BTreeMap;
+
+use collective::proto::collective::{Event, JoinId, RequestId, Ticket};
+use collective::proto::identity::{ClusterId, Fingerprint};
+use collective::proto::message::{Channel, Hello};
 use collective::proto::name::NodeName;
-use collective::proto::request::{EventKind, Request, Standing};
-use collective::proto::roster::Version;
-use ring::digest;
+use collective::proto::request::Request;
 
-use crate::check::{Authority, Checker, Rule};
+use crate::check::Checker;
 use crate::enrol::Enrolment;
-use crate::fault::{Active, Fault, Kind, MS, SECOND};
+use crate::fault::{Active, Fault, MS, SECOND};
 use crate::mix::{Mix, Purpose};
-use crate::network::{Frame, IDLE_TIMEOUT, Network};
+use crate::network::{Frame, Network};
+use crate::queue::Queue;
 use crate::scenario::{Plan, Sabotage, Scenario};
-use crate::site::{Death, Site};
+use crate::site::Site;
+use crate::trace::Trace;
 use crate::workload::Ledger;
+pub(crate) use gossip::Told;
 
-/// How often a link that is down is dialled, and a link that is up looked at.
-const DIAL_EVERY: u64 = 300 * MS;
+/// How often a member's links are looked at.
 const LOOK_EVERY: u64 = SECOND;
 
 /// Something that is due.
@@ -92,7 +95,7 @@ enum Due {
         to: usize,
         life: u64,
         from: usize,
-        facts: Rc<Facts>,
+        told: Told,
     },
     Begin(usize),
     End(usize),
@@ -113,10 +116,15 @@ enum Due {
 pub(crate) struct World {
     pub(crate) mix: Mix,
     pub(crate) time: u64,
-    queue: BTreeMap<(u64, u64), Due>,
-    count: u64,
+    queue: Queue<Due>,
     pub(crate) sites: Vec<Site>,
+    /// The number of the site with each key.
+    by_key: BTreeMap<Fingerprint, usize>,
     network: Network,
+    /// The pairs, lower number first, whose link is being dialled.
+    is_dialling: Vec<bool>,
+    /// When every link was looked at last and found well.
+    calm_at: u64,
     pub(crate) active: Active,
     pub(crate) faults: Vec<Fault>,
     pub(crate) sabotage: Option<Sabotage>,
@@ -138,11 +146,10 @@ pub(crate) struct World {
     pub(crate) last_write: usize,
     /// The write that a scenario looks for.
     pub(crate) noted_write: usize,
-    told: BTreeMap<(usize, usize), (u64, Rc<Facts>)>,
-    voters: BTreeMap<Version, Rc<BTreeSet<MemberId>>>,
-    seen_roster: Vec<Option<Version>>,
+    heard: gossip::Heard,
+    seen: watch::Seen,
     seen_incarnation: Vec<(u64, u64)>,
-    hash: digest::Context,
+    trace: Trace,
     pub(crate) events: u64,
     /// Lines for people, when they are wanted.
     pub(crate) story: Option<Vec<String>>,
@@ -156,10 +163,12 @@ impl World {
         let mut world = Self {
             mix,
             time: 0,
-            queue: BTreeMap::new(),
-            count: 0,
+            queue: Queue::default(),
+            by_key: sites.iter().enumerate().map(|(number, site)| (site.fingerprint, number)).collect(),
             sites,
-            network: Network::default(),
+            network: Network::new(count),
+            is_dialling: vec![false; count * count],
+            calm_at: 0,
             active: Active::default(),
             faults: Vec::new(),
             sabotage: scenario.sabotage,
@@ -175,35 +184,35 @@ impl World {
             churn: false,
             last_write: 0,
             noted_write: 0,
-            told: BTreeMap::new(),
-            voters: BTreeMap::new(),
-            seen_roster: vec![None; count],
+            heard: gossip::Heard::new(count),
+            seen: watch::Seen::new(count),
             seen_incarnation: vec![(0, 0); count],
-            hash: digest::Context::new(&digest::SHA256),
+            trace: Trace::default(),
             events: 0,
             story: tell.then(Vec::new),
         };
         for a in 0..count {
-            for b in a + 1..count {
-                world.after(DIAL_EVERY, Due::Dial { a, b });
-            }
+            (a + 1..count).for_each(|b| world.keep_dialling(a, b));
             world.after(LOOK_EVERY, Due::Look { at: a });
             world.after(500 * MS, Due::Gossip { at: a });
         }
-        world.found(ClusterId(mix.bytes(Purpose::Identity, 1_000)), scenario.timing);
+        let cluster = ClusterId(mix.bytes(Purpose::Identity, 1_000));
+        match scenario.restored {
+            Some(voters) => world.restore(cluster, scenario.timing, voters),
+            None => world.found(cluster, scenario.timing),
+        }
         world
     }
 
     /// Returns the hash over everything that happened so far.
     pub(crate) fn trace_hash(&self) -> String {
-        data_encoding::HEXLOWER.encode(self.hash.clone().finish().as_ref())
+        self.trace.hash()
     }
 
     // ---- Time ----
 
     fn at(&mut self, time: u64, due: Due) {
-        self.count += 1;
-        self.queue.insert((time.max(self.time), self.count), due);
+        self.queue.push(time.max(self.time), due);
     }
 
     fn after(&mut self, delay: u64, due: Due) {
@@ -213,11 +222,11 @@ impl World {
     /// Lets everything happen that is due until `time`; ends early at the first violation.
     pub(crate) fn run_until(&mut self, time: u64) {
         while self.checker.violations.is_empty() {
-            let Some(entry) = self.queue.first_entry().filter(|entry| entry.key().0 <= time) else { break };
-            self.time = entry.key().0;
-            let due = entry.remove();
+            let Some((at, due)) = self.queue.pop_by(time) else { break };
+            self.time = at;
             self.happen(due);
         }
+        self.tally();
         if self.checker.violations.is_empty() {
             self.time = self.time.max(time);
         }
@@ -251,11 +260,7 @@ impl World {
                 self.arrive(from, to, link, channel, frame, reliable);
             }
             Due::Stream { from, to, link, channel } => self.pump(from, to, link, channel),
-            Due::Dial { a, b } => {
-                self.dial(a, b);
-                let every = DIAL_EVERY + self.mix.range(Purpose::Dial, self.count, 0, 200) * MS;
-                self.after(every, Due::Dial { a, b });
-            }
+            Due::Dial { a, b } => self.dial_again(a, b),
             Due::Shake { a, b, hellos } => self.shake(a, b, *hellos),
             Due::Look { at } => {
                 self.look(at);
@@ -277,13 +282,7 @@ impl World {
                 let every = self.gossip_interval(at);
                 self.after(every, Due::Gossip { at });
             }
-            Due::Heard { to, life, from, facts } => {
-                if self.sites[to].life == life && self.sites[to].is_up() {
-                    self.told.insert((to, from), (life, facts.clone()));
-                    let peer = self.sites[from].fingerprint;
-                    self.handle(to, Event::Gossip { peer, facts: (*facts).clone() });
-                }
-            }
+            Due::Heard { to, life, from, told } => self.hear(to, life, from, &told),
             Due::Begin(number) => self.begin(number),
             Due::End(number) => self.end(number),
             Due::Join { enrolment, step } => self.on_join(enrolment, step),
@@ -323,531 +322,15 @@ impl World {
         self.after(delay, Due::Boot { at });
     }
 
-    // ---- Processes ----
-
-    /// Starts a process, unless a fault keeps it down.
-    pub(crate) fn boot(&mut self, at: usize) {
-        let site = &mut self.sites[at];
-        if site.is_up() || site.downs > 0 || site.me.is_none() {
-            return;
-        }
-        let (mix, time, sabotage) = (self.mix, self.time, self.sabotage);
-        match catch_unwind(AssertUnwindSafe(|| site.boot(mix, at, time, sabotage))) {
-            Ok(Ok(effects)) => {
-                self.seen_roster[at] = None;
-                self.checker.born(at);
-                self.tell(|| format!("m{at} starts"));
-                self.trace(at, b"boot", &[]);
-                self.perform(at, effects);
-                self.check(at);
-            }
-            Ok(Err(error)) => self.violate(Rule::NothingLost, format!("m{at} cannot start: {error:#}")),
-            Err(panic) => self.violate(Rule::NoPanic, format!("m{at} panicked at its start: {}", words(&*panic))),
-        }
-    }
-
-    /// Ends a process.
-    pub(crate) fn die(&mut self, at: usize, death: Death) {
-        if !self.sites[at].is_up() {
-            return;
-        }
-        self.tell(|| format!("m{at} ends: {death:?}"));
-        let pending = self.sites[at].disk.pending();
-        let survive = match death {
-            Death::Power => 0,
-            Death::Stopped => pending,
-            Death::Killed => self.mix.range(Purpose::Crash, self.count, 0, pending as u64) as usize,
-        };
-        for peer in self.network.linked(at) {
-            if let Some(link) = self.network.link(at, peer).filter(|_| death != Death::Power)
-                && self.active.passes(at, peer, self.time)
-            {
-                let delay = self.delay(at, peer);
-                self.after(delay, Due::Gone { at: peer, peer: at, link, reason: "the daemon ended" });
-            }
-            self.network.drop_end(at, peer);
-        }
-        self.ledger.orphan(at);
-        if let Err(error) = self.sites[at].die(survive) {
-            self.violate(Rule::NothingLost, format!("the store of m{at} cannot be read: {error:#}"));
-        }
-        if death == Death::Power {
-            self.sites[at].clock.reboot(self.time);
-        }
-    }
-
-    /// Hands an event to a core and performs what it decides.
-    pub(crate) fn handle(&mut self, at: usize, event: Event) {
-        let site = &mut self.sites[at];
-        if !site.is_up() {
-            return;
-        }
-        if site.is_paused() {
-            site.keep_for_later(event);
-            return;
-        }
-        if !matches!(event, Event::Wake | Event::Received { .. }) {
-            let text = format!("{event:?}");
-            self.trace(at, b"event", text.as_bytes());
-        }
-        let site = &mut self.sites[at];
-        let now = site.now(self.time);
-        if let Event::Received { peer, message: Message::LeaseAck(ack) } = &event {
-            let granted = matches!(ack.verdict, Verdict::Granted { .. });
-            let sent = site.asked.remove(&ack.seq).filter(|_| granted);
-            let voter = site.core.as_ref().and_then(|core| core.roster().by_fingerprint(*peer)).map(|voter| voter.id);
-            if let (Some(sent), Some(voter)) = (sent, voter) {
-                self.checker.contact(at, voter, sent);
-            }
-        }
-        let Some(core) = &mut self.sites[at].core else { return };
-        let decided = catch_unwind(AssertUnwindSafe(|| core.handle(event, now)));
-        match decided {
-            Ok(effects) => {
-                self.perform(at, effects);
-                self.check(at);
-            }
-            Err(panic) => self.violate(Rule::NoPanic, format!("m{at} panicked: {}", words(&*panic))),
-        }
-    }
-
-    fn perform(&mut self, at: usize, effects: Vec<Effect>) {
-        let doomed = self.sites[at].doomed.take();
-        for (number, effect) in effects.into_iter().enumerate() {
-            if let Some((last, death)) = doomed
-                && number >= last
-            {
-                self.count("crash between effects");
-                self.die(at, death);
-                return;
-            }
-            self.perform_one(at, effect);
-        }
-        if let Some((_, death)) = doomed {
-            self.die(at, death);
-        }
-    }
-
-    fn perform_one(&mut self, at: usize, effect: Effect) {
-        match effect {
-            Effect::Send { to, message, delivery } => self.send(at, to, &message, delivery),
-            Effect::WakeAt(wish) => {
-                let site = &mut self.sites[at];
-                let when = site.clock.when(wish).max(self.time);
-                site.wake = Some(when);
-                let life = site.life;
-                self.at(when, Due::Wake { at, life });
-            }
-            effect => {
-                let text = format!("{effect:?}");
-                self.trace(at, b"effect", text.as_bytes());
-                self.perform_rare(at, effect);
-            }
-        }
-    }
-
-    fn perform_rare(&mut self, at: usize, effect: Effect) {
-        match effect {
-            Effect::Save { ticket, records } => self.save(at, ticket, records),
-            Effect::Publish(facts) => {
-                let durable = self.sites[at].disk.incarnation;
-                let life = self.sites[at].life;
-                let is_start = self.seen_incarnation[at].0 != life;
-                self.seen_incarnation[at] = (life, facts.incarnation);
-                self.checker.incarnation(self.time, at, facts.incarnation, durable, is_start);
-                self.sites[at].facts = Some(Rc::new(facts));
-            }
-            Effect::Peers { peers, removed } => {
-                let keys: BTreeSet<_> = peers.into_iter().flat_map(|peer| peer.fingerprints).collect();
-                self.sites[at].peers = keys;
-                self.sites[at].removed = removed;
-                self.cut_strangers(at);
-            }
-            Effect::DialNow(peer) => {
-                if let Some(peer) = self.site_of(peer) {
-                    self.dial(at, peer);
-                }
-            }
-            Effect::Reply { id, response } => self.on_reply(at, id, &response),
-            Effect::AnswerJoin { id, answer } => self.on_answer_join(id, answer),
-            Effect::Happened { event, .. } => {
-                self.count(match event.kind {
-                    EventKind::QuorumLost => "quorum lost",
-                    EventKind::QuorumRegained => "quorum regained",
-                    EventKind::MemberDown => "member down",
-                    EventKind::MemberSuspect => "member suspect",
-                    EventKind::EpochDecided => "epoch",
-                    EventKind::ResyncDone => "resync",
-                    _ => "other event",
-                });
-                self.tell(|| format!("m{at} {:?} {}", event.kind, event.message));
-            }
-            Effect::Rebirth { reason } => {
-                self.violate(Rule::NothingLost, format!("a document broke on m{at}: {reason}"));
-            }
-            Effect::Halt => self.die(at, Death::Stopped),
-            // No actions are defined at this level, and keys are not rotated.
-            _ => {}
-        }
-    }
-
-    fn save(&mut self, at: usize, ticket: Ticket, records: Vec<collective::proto::record::Record>) {
-        self.sites[at].disk.submit(ticket, records);
-        if self.sabotage == Some(Sabotage::LyingDisk) {
-            let life = self.sites[at].life;
-            self.after(0, Due::Lie { at, life, ticket });
-        }
-        self.sync(at);
-    }
-
-    /// Begins an fsync, unless one is under way or there is nothing to make durable.
-    fn sync(&mut self, at: usize) {
-        let site = &mut self.sites[at];
-        if !site.disk.sync() {
-            return;
-        }
-        let (index, life) = ((at as u64) << 48 | site.disk.syncs, site.life);
-        let usual = self.mix.range(Purpose::Fsync, index, 200, 8_000) * 1_000;
-        let delay = self.active.fsync_ms(at).map_or(usual, |slow| usual + slow * MS);
-        self.after(delay, Due::Durable { at, life });
-    }
-
     pub(crate) fn site_of(&self, key: Fingerprint) -> Option<usize> {
-        self.sites.iter().position(|site| site.fingerprint == key)
+        self.by_key.get(&key).copied()
     }
 
-    // ---- Faults ----
-
-    /// Schedules faults relative to now.
-    pub(crate) fn schedule(&mut self, faults: Vec<Fault>) {
-        for fault in faults {
-            let number = self.faults.len();
-            self.at(self.time + fault.at, Due::Begin(number));
-            if let Some(until) = fault.until {
-                self.at(self.time + until, Due::End(number));
-            }
-            self.faults.push(fault);
-        }
-    }
-
-    fn begin(&mut self, number: usize) {
-        let kind = self.faults[number].kind.clone();
-        self.count(kind.word());
-        self.tell(|| format!("FAULT {kind:?}"));
-        self.active.begin(number, self.time, kind.clone());
-        match &kind {
-            Kind::Crash(at) => self.doom(*at, number, Death::Killed),
-            Kind::Power(victims) => victims.iter().for_each(|at| self.doom(*at, number, Death::Power)),
-            Kind::Stop(at) => {
-                self.sites[*at].downs += 1;
-                self.handle(*at, Event::Stop);
-            }
-            Kind::Pause(at) | Kind::Freeze(at) => self.sites[*at].pauses += 1,
-            _ => {}
-        }
-    }
-
-    /// Kills a process, in half of the cases only in the middle of what its next event makes it do.
-    fn doom(&mut self, at: usize, number: usize, death: Death) {
-        self.sites[at].downs += 1;
-        let draw = self.mix.bits(Purpose::Crash, (number as u64) << 32 | at as u64);
-        if draw.is_multiple_of(2) || self.sites[at].is_paused() {
-            self.die(at, death);
-        } else if self.sites[at].is_up() {
-            self.sites[at].doomed = Some(((draw / 2 % 5) as usize, death));
-        }
-    }
-
-    fn end(&mut self, number: usize) {
-        let Fault { kind, until, at } = self.faults[number].clone();
-        self.tell(|| format!("END {kind:?}"));
-        self.active.end(number);
-        match &kind {
-            Kind::Crash(at) | Kind::Stop(at) => self.revive(*at),
-            Kind::Power(victims) => victims.iter().for_each(|at| self.revive(*at)),
-            Kind::Pause(at) => self.go_on(*at),
-            Kind::Freeze(member) => {
-                let since = self.time - (until.unwrap_or(at) - at);
-                self.sites[*member].clock.freeze(since, self.time);
-                self.go_on(*member);
-            }
-            _ => {}
-        }
-    }
-
-    fn revive(&mut self, at: usize) {
-        let site = &mut self.sites[at];
-        site.downs = site.downs.saturating_sub(1);
-        if let Some((_, death)) = site.doomed.take() {
-            self.die(at, death);
-        }
-        if self.sites[at].is_up() {
-            // A stop that had not come to its end.
-            self.die(at, Death::Killed);
-        }
-        self.boot(at);
-    }
-
-    fn go_on(&mut self, at: usize) {
-        let site = &mut self.sites[at];
-        site.pauses = site.pauses.saturating_sub(1);
-        if site.pauses > 0 {
-            return;
-        }
-        for event in self.sites[at].take_inbox() {
-            self.handle(at, event);
-        }
-        self.handle(at, Event::Wake);
-    }
-
-    // ---- The network ----
-
-    fn delay(&mut self, from: usize, to: usize) -> u64 {
-        let packet = self.network.packet(from, to);
-        let usual = self.mix.range(Purpose::Delay, packet, 300, 6_000) * 1_000;
-        let more = self.active.delay_ms();
-        let late = if more > 0 { self.mix.range(Purpose::Resend, packet, 0, more) * MS } else { 0 };
-        usual + late
-    }
-
-    fn send(&mut self, from: usize, to: Fingerprint, message: &Message, delivery: Delivery) {
-        let Some(to) = self.site_of(to) else { return };
-        if let Message::LeaseRequest(request) = message {
-            let now = self.sites[from].now(self.time).boot.as_nanos();
-            self.sites[from].asked.insert(request.seq, now);
-            if self.sites[from].asked.len() > 400 {
-                self.sites[from].asked.pop_first();
-            }
-        }
-        let bytes: Frame = message.encode().into();
-        self.trace(from, b"send", &bytes);
-        let Some(link) = self.network.end(from, to).map(|end| end.link) else { return };
-        let channel = message.channel();
-        let delay = self.delay(from, to);
-        let large = bytes.len() > DATAGRAM_BYTES_MAX;
-        match delivery {
-            Delivery::Stream => {
-                let ready = self.time + delay;
-                if self.network.push(from, to, channel, link, ready, bytes) {
-                    self.at(ready, Due::Stream { from, to, link, channel });
-                }
-            }
-            Delivery::Datagram if large => {
-                self.after(delay, Due::Frame { from, to, link, channel, frame: bytes, reliable: true });
-            }
-            Delivery::Datagram => {
-                if !self.active.passes(from, to, self.time) {
-                    self.count("datagram cut");
-                    return;
-                }
-                let packet = self.network.packet(from, to);
-                if self.mix.chance(Purpose::Loss, packet, self.active.loss()) {
-                    self.count("datagram lost");
-                    return;
-                }
-                if self.mix.chance(Purpose::Duplicate, packet, self.active.duplicates()) {
-                    self.count("datagram doubled");
-                    let again = delay + self.delay(from, to);
-                    self.after(again, Due::Frame { from, to, link, channel, frame: bytes.clone(), reliable: false });
-                }
-                self.after(delay, Due::Frame { from, to, link, channel, frame: bytes, reliable: false });
-            }
-        }
-    }
-
-    fn is_live(&self, at: usize, peer: usize, link: u64) -> bool {
-        self.network.end(at, peer).is_some_and(|end| end.link == link)
-    }
-
-    fn arrive(&mut self, from: usize, to: usize, link: u64, channel: Channel, frame: Frame, reliable: bool) {
-        if !self.is_live(to, from, link) {
-            return;
-        }
-        if !self.active.passes(from, to, self.time) {
-            if reliable && self.is_live(from, to, link) {
-                let again = self.resend(from, to);
-                self.after(again, Due::Frame { from, to, link, channel, frame, reliable });
-            }
-            return;
-        }
-        self.deliver(from, to, channel, &frame);
-    }
-
-    /// After how long a lost packet of a stream is sent again.
-    fn resend(&mut self, from: usize, to: usize) -> u64 {
-        let packet = self.network.packet(from, to);
-        self.mix.range(Purpose::Resend, packet, 40, 250) * MS
-    }
-
-    fn pump(&mut self, from: usize, to: usize, link: u64, channel: Channel) {
-        if !self.is_live(from, to, link) || !self.is_live(to, from, link) {
-            return;
-        }
-        let packet = self.network.packet(from, to);
-        if !self.active.passes(from, to, self.time) || self.mix.chance(Purpose::Loss, packet, self.active.loss()) {
-            let again = self.resend(from, to);
-            self.after(again, Due::Stream { from, to, link, channel });
-            return;
-        }
-        let (frame, next) = self.network.pop(from, to, channel, link, self.time);
-        if let Some(next) = next {
-            self.at(next, Due::Stream { from, to, link, channel });
-        }
-        if let Some(frame) = frame {
-            self.deliver(from, to, channel, &frame);
-        }
-    }
-
-    fn deliver(&mut self, from: usize, to: usize, channel: Channel, frame: &[u8]) {
-        self.network.heard(to, from, self.time);
-        self.trace(to, b"frame", frame);
-        match Message::decode(channel, frame) {
-            Ok(message) => {
-                let peer = self.sites[from].fingerprint;
-                self.handle(to, Event::Received { peer, message });
-            }
-            Err(error) => self.violate(Rule::NoPanic, format!("m{to} cannot read a frame of m{from}: {error}")),
-        }
-    }
-
-    /// Tries to bring a link up.
-    fn dial(&mut self, a: usize, b: usize) {
-        let (a, b) = (a.min(b), a.max(b));
-        let there = self.sites[a].is_awake() && self.sites[b].is_awake();
-        if a == b || !there || self.network.link(a, b).is_some() || !self.passes_both(a, b) {
-            return;
-        }
-        for (from, to) in [(a, b), (b, a)] {
-            let key = self.sites[from].fingerprint;
-            if !self.sites[to].peers.contains(&key) {
-                // A member that was removed while it was away learns it when it dials.
-                if let Some(notice) = self.sites[to].removed.get(&key).cloned() {
-                    let delay = self.delay(to, from);
-                    let life = self.sites[from].life;
-                    self.after(delay, Due::Expelled { at: from, life, notice });
-                }
-                return;
-            }
-        }
-        let hellos = [a, b].map(|at| self.sites[at].core.as_ref().map(Collective::hello));
-        if let [Some(hello_a), Some(hello_b)] = hellos {
-            let delay = self.delay(a, b) + self.delay(b, a) + self.delay(a, b);
-            self.after(delay, Due::Shake { a, b, hellos: Box::new((hello_a, hello_b)) });
-        }
-    }
-
-    pub(crate) fn passes_both(&self, a: usize, b: usize) -> bool {
-        self.active.passes(a, b, self.time) && self.active.passes(b, a, self.time)
-    }
-
-    fn shake(&mut self, a: usize, b: usize, (hello_a, hello_b): (Hello, Hello)) {
-        let sessions = [(a, &hello_a), (b, &hello_b)];
-        let same = sessions.iter().all(|(at, hello)| {
-            self.sites[*at].is_awake()
-                && self.sites[*at].core.as_ref().is_some_and(|core| core.hello().session == hello.session)
-        });
-        if !same || self.network.link(a, b).is_some() || !self.passes_both(a, b) {
-            return;
-        }
-        for (at, peer) in [(a, b), (b, a)] {
-            if self.network.end(at, peer).is_some() {
-                self.lose_end(at, peer, "replaced by a new link");
-            }
-        }
-        self.network.connect(a, b, self.time);
-        self.count("link");
-        self.tell(|| format!("link m{a} m{b} up"));
-        for (at, peer, hello) in [(a, b, hello_b), (b, a, hello_a)] {
-            let (key, address) = (self.sites[peer].fingerprint, self.sites[peer].address);
-            self.handle(at, Event::LinkUp { peer: key, address, hello });
-        }
-    }
-
-    fn lose_end(&mut self, at: usize, peer: usize, reason: &'static str) {
-        if self.network.drop_end(at, peer) {
-            self.tell(|| format!("link m{at} to m{peer} down: {reason}"));
-            let key = self.sites[peer].fingerprint;
-            self.handle(at, Event::LinkDown { peer: key, reason: reason.to_owned() });
-        }
-    }
-
-    /// Looks whether the links of a member still live: silence ends one, and so does a peer that has forgotten it.
-    fn look(&mut self, at: usize) {
-        if !self.sites[at].is_awake() {
-            return;
-        }
-        for peer in self.network.linked(at) {
-            let Some(end) = self.network.end(at, peer) else { continue };
-            let hears = self.sites[peer].is_awake() && self.active.passes(peer, at, self.time);
-            let knows = self.network.end(peer, at).is_some_and(|other| other.link == end.link);
-            if hears && knows {
-                self.network.heard(at, peer, self.time);
-            } else if self.time.saturating_sub(end.heard) > IDLE_TIMEOUT {
-                self.lose_end(at, peer, "timed out");
-            } else if hears && self.active.passes(at, peer, self.time) {
-                self.lose_end(at, peer, "forgotten by the peer");
-            }
-        }
-    }
-
-    /// Closes links to keys that a member keeps no link to any more.
-    fn cut_strangers(&mut self, at: usize) {
-        for peer in self.network.linked(at) {
-            let key = self.sites[peer].fingerprint;
-            if self.sites[at].peers.contains(&key) {
-                continue;
-            }
-            if let Some(link) = self.network.link(at, peer).filter(|_| self.active.passes(at, peer, self.time)) {
-                let delay = self.delay(at, peer);
-                match self.sites[at].removed.get(&key).cloned() {
-                    Some(notice) => {
-                        let life = self.sites[peer].life;
-                        self.after(delay, Due::Expelled { at: peer, life, notice });
-                    }
-                    None => self.after(delay, Due::Gone { at: peer, peer: at, link, reason: "closed by the peer" }),
-                }
-            }
-            if let Some(end) = self.network.end(at, peer) {
-                self.after(0, Due::Gone { at, peer, link: end.link, reason: "no member any more" });
-            }
-        }
-    }
-
-    fn gossip_interval(&self, at: usize) -> u64 {
-        let roster = self.sites[at].core.as_ref().map(Collective::roster);
-        let usual = roster.map_or(500, |roster| u64::from(roster.timing.gossip_interval_ms)) * MS;
-        usual * self.mix.range(Purpose::Gossip, self.count, 90, 110) / 100
-    }
-
-    /// Tells a member's facts to everybody that links reach from it: a stand-in for chitchat, which tells what is new
-    /// only, and lets others pass it on.
-    fn gossip(&mut self, at: usize) {
-        let Some(facts) = self.sites[at].facts.clone().filter(|_| self.sites[at].is_awake()) else { return };
-        let mut hops = BTreeMap::from([(at, 0_u64)]);
-        let mut front = vec![at];
-        while let Some(from) = front.pop() {
-            for to in self.network.linked(from) {
-                if !hops.contains_key(&to)
-                    && self.sites[to].is_awake()
-                    && self.network.link(from, to).is_some()
-                    && self.active.passes(from, to, self.time)
-                {
-                    hops.insert(to, hops[&from] + 1);
-                    front.insert(0, to);
-                }
-            }
-        }
-        for (to, hops) in hops.into_iter().filter(|(to, _)| *to != at) {
-            let life = self.sites[to].life;
-            let told = self.told.get(&(to, at)).is_some_and(|(of, told)| *of == life && *told == facts);
-            let is_peer = self.sites[to].peers.contains(&self.sites[at].fingerprint);
-            let packet = self.network.packet(at, to);
-            if told || !is_peer || self.mix.chance(Purpose::Loss, packet, self.active.loss()) {
-                continue;
-            }
-            let delay = self.delay(at, to) * hops;
-            self.after(delay, Due::Heard { to, life, from: at, facts: facts.clone() });
-        }
+    /// Gives a site a fresh key.
+    pub(crate) fn give_key(&mut self, at: usize, key: Fingerprint) {
+        self.by_key.remove(&self.sites[at].fingerprint);
+        self.by_key.insert(key, at);
+        self.sites[at].fingerprint = key;
     }
 
     // ---- Requests ----
@@ -866,112 +349,4 @@ impl World {
     pub(crate) fn enrolment_of(&self, id: JoinId) -> Option<usize> {
         self.enrolments.iter().position(|enrolment| enrolment.id == id)
     }
-
-    // ---- Watching ----
-
-    pub(crate) fn violate(&mut self, rule: Rule, what: String) {
-        self.checker.violate(self.time, rule, what);
-    }
-
-    pub(crate) fn count(&mut self, what: &'static str) {
-        *self.coverage.entry(what).or_default() += 1;
-    }
-
-    pub(crate) fn tell(&mut self, line: impl FnOnce() -> String) {
-        if let Some(story) = &mut self.story {
-            story.push(format!("{:9.3}s {}", self.time as f64 / 1e9, line()));
-        }
-    }
-
-    fn trace(&mut self, at: usize, what: &[u8], bytes: &[u8]) {
-        self.hash.update(&self.time.to_le_bytes());
-        self.hash.update(&(at as u64).to_le_bytes());
-        self.hash.update(what);
-        self.hash.update(bytes);
-    }
-
-    fn voters_of(&mut self, at: usize) -> Option<Rc<BTreeSet<MemberId>>> {
-        let roster = self.sites[at].core.as_ref()?.roster();
-        let voters = self.voters.entry(roster.version).or_insert_with(|| Rc::new(roster.voters()));
-        Some(voters.clone())
-    }
-
-    /// Checks what must hold at every moment, after a member did something: only then can anything begin.
-    fn check(&mut self, at: usize) {
-        let time = self.time;
-        let Some(core) = &self.sites[at].core else { return };
-        let version = core.roster().version;
-        let is_new = self.seen_roster[at] != Some(version);
-        if is_new {
-            self.seen_roster[at] = Some(version);
-            let hash = core.roster().hash();
-            self.checker.roster(time, at, version, hash);
-        }
-        let Some(voters) = self.voters_of(at) else { return };
-        let Some(core) = &self.sites[at].core else { return };
-        let now = self.sites[at].now(time).boot;
-        if core.is_quorate(now) {
-            self.coverage.entry("quorate").and_modify(|count| *count += 1).or_insert(1);
-            let who = Authority { member: at, me: core.id(), voters: &voters, timing: core.roster().timing };
-            self.checker.authority(time, who, now.as_nanos(), "holds quorum");
-            self.check_quorums();
-        }
-        let Some(core) = &self.sites[at].core else { return };
-        let mine: Vec<_> = core.acting().cloned().collect();
-        for node in mine {
-            let acting: Vec<_> = (0..self.sites.len()).filter(|site| self.acts(*site, &node)).collect();
-            *self.coverage.entry("act").or_default() += acting.len() as u64;
-            self.checker.acting(time, node.as_str(), &acting);
-        }
-    }
-
-    fn check_quorums(&mut self) {
-        // Under one voter set two majorities always meet; only different ones need a look.
-        let versions: BTreeSet<_> = self.seen_roster.iter().flatten().copied().collect();
-        if versions.len() < 2 {
-            return;
-        }
-        let mut held = Vec::new();
-        for at in 0..self.sites.len() {
-            if let Some(voters) = self.voters_of(at)
-                && let Some(core) = &self.sites[at].core
-                && core.is_quorate(self.sites[at].now(self.time).boot)
-            {
-                held.push((at, voters));
-            }
-        }
-        let held: Vec<_> = held.iter().map(|(at, voters)| (*at, &**voters)).collect();
-        self.checker.quorums(self.time, &held);
-    }
-
-    /// Returns whether a member acts for a node at this very moment, by its own clock.
-    pub(crate) fn acts(&self, at: usize, node: &NodeName) -> bool {
-        let site = &self.sites[at];
-        site.core.as_ref().is_some_and(|core| core.acts(node, site.now(self.time).boot))
-    }
-
-    /// Returns how many of those voters have a value on their disks.
-    pub(crate) fn copies(&self, voters: &BTreeSet<MemberId>, node: &NodeName, key: &str, value: &str) -> usize {
-        let entity = Entity::Node(node.clone());
-        self.sites
-            .iter()
-            .filter(|site| site.me.is_some_and(|me| voters.contains(&me)))
-            .filter(|site| site.documents().is_some_and(|documents| documents.get(&entity, key) == Some(value)))
-            .count()
-    }
-
-    pub(crate) fn is_seated(&self, at: usize) -> bool {
-        self.sites[at].core.as_ref().is_some_and(|core| core.standing() == Standing::Seated)
-    }
-
-    pub(crate) fn is_quorate(&self, at: usize) -> bool {
-        let site = &self.sites[at];
-        site.core.as_ref().is_some_and(|core| core.is_quorate(site.now(self.time).boot))
-    }
-}
-
-/// Returns what a panic said.
-pub(crate) fn words(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without words".to_owned())
 }

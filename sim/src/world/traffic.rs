@@ -1,0 +1,125 @@
+//! Frames on their way: encoded, delayed, lost, doubled, overtaken, decoded.
+
+use collective::proto::collective::Event;
+use collective::proto::identity::Fingerprint;
+use collective::proto::message::{Channel, DATAGRAM_BYTES_MAX, Delivery, Message};
+
+use super::{Due, World};
+use crate::check::Rule;
+use crate::fault::MS;
+use crate::mix::Purpose;
+use crate::network::Frame;
+use crate::trace::Mark;
+
+impl World {
+    /// Returns how long one packet takes.
+    pub(super) fn delay(&mut self, from: usize, to: usize) -> u64 {
+        let packet = self.network.packet(from, to);
+        let usual = self.mix.range(Purpose::Delay, packet, 300, 6_000) * 1_000;
+        let more = self.active.delay_ms();
+        let late = if more > 0 { self.mix.range(Purpose::Resend, packet, 0, more) * MS } else { 0 };
+        usual + late
+    }
+
+    pub(super) fn send(&mut self, from: usize, to: Fingerprint, message: &Message, delivery: Delivery) {
+        let Some(to) = self.site_of(to) else { return };
+        if let Message::LeaseRequest(request) = message {
+            let now = self.sites[from].now(self.time).boot.as_nanos();
+            self.sites[from].asked.insert(request.seq, now);
+            if self.sites[from].asked.len() > 400 {
+                self.sites[from].asked.pop_first();
+            }
+        }
+        let bytes: Frame = message.encode().into();
+        self.trace.note(self.time, from, Mark::Send, &bytes);
+        let Some(link) = self.network.end(from, to).map(|end| end.link) else { return };
+        let channel = message.channel();
+        let delay = self.delay(from, to);
+        let large = bytes.len() > DATAGRAM_BYTES_MAX;
+        match delivery {
+            Delivery::Stream => {
+                let ready = self.time + delay;
+                if self.network.push(from, to, channel, link, ready, bytes) {
+                    self.at(ready, Due::Stream { from, to, link, channel });
+                }
+            }
+            Delivery::Datagram if large => {
+                self.after(delay, Due::Frame { from, to, link, channel, frame: bytes, reliable: true });
+            }
+            Delivery::Datagram => {
+                if !self.active.passes(from, to, self.time) {
+                    self.count("datagram cut");
+                    return;
+                }
+                let packet = self.network.packet(from, to);
+                if self.mix.chance(Purpose::Loss, packet, self.active.loss()) {
+                    self.count("datagram lost");
+                    return;
+                }
+                if self.mix.chance(Purpose::Duplicate, packet, self.active.duplicates()) {
+                    self.count("datagram doubled");
+                    let again = delay + self.delay(from, to);
+                    self.after(again, Due::Frame { from, to, link, channel, frame: bytes.clone(), reliable: false });
+                }
+                self.after(delay, Due::Frame { from, to, link, channel, frame: bytes, reliable: false });
+            }
+        }
+    }
+
+    fn is_live(&self, at: usize, peer: usize, link: u64) -> bool {
+        self.network.end(at, peer).is_some_and(|end| end.link == link)
+    }
+
+    pub(super) fn arrive(&mut self, from: usize, to: usize, link: u64, channel: Channel, frame: Frame, reliable: bool) {
+        if !self.is_live(to, from, link) {
+            return;
+        }
+        if !self.active.passes(from, to, self.time) {
+            if reliable && self.is_live(from, to, link) {
+                let again = self.resend(from, to);
+                self.after(again, Due::Frame { from, to, link, channel, frame, reliable });
+            }
+            return;
+        }
+        self.deliver(from, to, channel, &frame);
+    }
+
+    /// After how long a lost packet of a stream is sent again.
+    fn resend(&mut self, from: usize, to: usize) -> u64 {
+        let packet = self.network.packet(from, to);
+        self.mix.range(Purpose::Resend, packet, 40, 250) * MS
+    }
+
+    pub(super) fn pump(&mut self, from: usize, to: usize, link: u64, channel: Channel) {
+        if !self.is_live(from, to, link) || !self.is_live(to, from, link) {
+            return;
+        }
+        let packet = self.network.packet(from, to);
+        if !self.active.passes(from, to, self.time) || self.mix.chance(Purpose::Loss, packet, self.active.loss()) {
+            let again = self.resend(from, to);
+            self.after(again, Due::Stream { from, to, link, channel });
+            return;
+        }
+        let (frame, next) = self.network.pop(from, to, channel, link, self.time);
+        if let Some(next) = next {
+            self.at(next, Due::Stream { from, to, link, channel });
+        }
+        if let Some(frame) = frame {
+            self.deliver(from, to, channel, &frame);
+        }
+    }
+
+    fn deliver(&mut self, from: usize, to: usize, channel: Channel, frame: &[u8]) {
+        self.network.heard(to, from, self.time);
+        // Its bytes were noted when it was sent.
+        let of = [from as u8, (from >> 8) as u8, channel as u8, frame.len() as u8, (frame.len() >> 8) as u8];
+        self.trace.note(self.time, to, Mark::Frame, &of);
+        match Message::decode(channel, frame) {
+            Ok(message) => {
+                let peer = self.sites[from].fingerprint;
+                self.handle(to, Event::Received { peer, message });
+            }
+            Err(error) => self.violate(Rule::NoPanic, format!("m{to} cannot read a frame of m{from}: {error}")),
+        }
+    }
+}
