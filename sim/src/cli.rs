@@ -63,6 +63,14 @@ enum Command {
     },
     /// Names the scenarios
     List,
+    /// Searches every state of small models of the safety rules
+    Model {
+        /// Which of them; all when none is named
+        model: Option<String>,
+        /// Shows what goes wrong without a rule, as R5, or without a part of one, as R5-margin
+        #[arg(long)]
+        without: Option<String>,
+    },
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -131,6 +139,7 @@ fn carry_out(command: Command) -> anyhow::Result<u8> {
             }
             Ok(NOT_DETERMINISTIC)
         }
+        Command::Model { model, without } => crate::model::run(model.as_deref(), without.as_deref()),
         Command::List => {
             for scenario in scenario::all() {
                 println!("{:18} {}", scenario.name, scenario.about);

@@ -9,6 +9,7 @@ mod disk;
 mod enrol;
 mod fault;
 mod mix;
+mod model;
 mod network;
 mod run;
 mod scenario;
