@@ -3,9 +3,11 @@
 //! A search with all rules on must look at every state within its bounds and find no violation. A search with one rule
 //! off must find the shortest way to one: else the rule would do nothing, or the model would not see what it does.
 
+mod epochs;
 mod explore;
 mod leases;
 
+use epochs::Epochs;
 use explore::{Explored, explore};
 use leases::{Bounds, Leases, Ticks, Watch};
 
@@ -16,6 +18,22 @@ pub(crate) enum Rule {
     StoredEpoch,
     /// R1: an epoch is in force, and the next one possible, once a majority of its voters has stored it.
     InForce,
+    /// R1: an answer about an epoch is given once its record is durable.
+    DurableFirst,
+    /// R1: a record is there after a restart.
+    Remembers,
+    /// R1: the record holds what was accepted, not only what was promised.
+    KeepsAccepted,
+    /// R1: a lower ballot than was promised is refused.
+    Promises,
+    /// R1: a proposer goes on with what was accepted before.
+    AcceptedFirst,
+    /// R1: and of that with what has the highest ballot.
+    HighestFirst,
+    /// R1: more than half of the voters decide.
+    PaxosMajority,
+    /// R1: a proposer that restarted begins a ballot that it never had.
+    UniqueBallots,
     /// R2: the next epoch waits for T.
     Spacing,
     /// R4: a claim that another holder has is not confirmed.
@@ -54,12 +72,14 @@ struct Check {
 #[derive(Clone, Copy, Debug)]
 enum Subject {
     Leases(Leases),
+    Epochs(epochs::Bounds, &'static [Rule]),
 }
 
 impl Subject {
     const fn model(self) -> &'static str {
         match self {
             Self::Leases(_) => "leases",
+            Self::Epochs(..) => "epochs",
         }
     }
 }
@@ -69,9 +89,14 @@ impl Check {
         Self { name, about, subject: Subject::Leases(Leases::new(bounds, without)) }
     }
 
+    const fn epochs(name: &'static str, about: &'static str, bounds: epochs::Bounds, without: &'static [Rule]) -> Self {
+        Self { name, about, subject: Subject::Epochs(bounds, without) }
+    }
+
     fn explore(&self) -> Explored {
         match self.subject {
             Subject::Leases(model) => explore(&model, STATES_MAX),
+            Subject::Epochs(bounds, without) => explore(&Epochs::new(bounds, without), STATES_MAX),
         }
     }
 }
@@ -98,6 +123,11 @@ const QUORUMS: Bounds = Bounds { watch: Watch::Quorums, ..EPOCHS };
 const MESSAGES: Bounds = Bounds { rosters: &[0b111], under_way: 2, ..EPOCHS };
 const FINE: Bounds = Bounds { ticks: Ticks::FINE, ..MESSAGES };
 const RELEASES: Bounds = Bounds { releases: 1, ..MESSAGES };
+
+const RIVALS: epochs::Bounds = epochs::Bounds { acceptors: 3, proposers: 2, rounds: 2, saving: 0, crashes: 0 };
+const THREE: epochs::Bounds = epochs::Bounds { proposers: 3, rounds: 1, ..RIVALS };
+const FOUR: epochs::Bounds = epochs::Bounds { acceptors: 4, rounds: 1, ..RIVALS };
+const CRASHES: epochs::Bounds = epochs::Bounds { rounds: 1, saving: 2, crashes: 2, ..RIVALS };
 
 /// The searches with every rule on.
 const CHECKS: &[Check] = &[
@@ -148,10 +178,27 @@ const CHECKS: &[Check] = &[
         EPOCHS,
         &[Rule::Spacing],
     ),
+    Check::epochs("rivals", "Two proposers with two ballots each and three voters.", RIVALS, &[]),
+    Check::epochs("three-rivals", "Three proposers and three voters.", THREE, &[]),
+    Check::epochs("four-voters", "Two proposers and four voters.", FOUR, &[]),
+    Check::epochs("crashes", "Two proposers and three voters whose disks are slow, and who crash.", CRASHES, &[]),
 ];
 
 /// The searches with a rule off.
 const ABLATIONS: &[Check] = &[
+    Check::epochs("R1-durable", "A voter answers before its record is durable.", CRASHES, &[Rule::DurableFirst]),
+    Check::epochs("R1-remembers", "A voter that crashed has an empty record.", CRASHES, &[Rule::Remembers]),
+    Check::epochs("R1-accepted", "A voter that crashed knows only what it promised.", CRASHES, &[Rule::KeepsAccepted]),
+    Check::epochs("R1-promises", "A voter takes lower ballots than it promised.", RIVALS, &[Rule::Promises]),
+    Check::epochs("R1-own-first", "A proposer ignores what was accepted before.", RIVALS, &[Rule::AcceptedFirst]),
+    Check::epochs(
+        "R1-highest",
+        "A proposer goes on with the lowest ballot it hears of.",
+        RIVALS,
+        &[Rule::HighestFirst],
+    ),
+    Check::epochs("R1-majority", "Half of the voters decide.", FOUR, &[Rule::PaxosMajority]),
+    Check::epochs("R1-ballots", "A proposer that restarted uses a ballot again.", CRASHES, &[Rule::UniqueBallots]),
     Check::leases("R1-stored", "A voter answers under an epoch that it has not stored.", QUORUMS, &[Rule::StoredEpoch]),
     Check::leases("R1-in-force", "The next epoch does not wait for this one to be stored.", QUORUMS, &[Rule::InForce]),
     Check::leases(
