@@ -8,6 +8,8 @@
 //! An exchange is one step: the request is read when it is sent, the answer may be lost. In the bounds that allow it,
 //! requests and answers are also under way for any time, are repeated, and overtake one another.
 
+use std::hash::{Hash, Hasher};
+
 use super::explore::{Model, Step};
 use super::{Rule, majority};
 
@@ -94,7 +96,7 @@ pub(crate) struct Leases {
     next_alike: [Option<usize>; MEMBERS],
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct Voter {
     /// The roster it has stored, by number.
     epoch: u8,
@@ -108,7 +110,7 @@ struct Voter {
     settling: u8,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct Holder {
     epoch: u8,
     /// The number of its claim; odd when it has given the node up.
@@ -127,7 +129,7 @@ enum Kind {
     Answer,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct Message {
     kind: Kind,
     holder: u8,
@@ -142,7 +144,7 @@ struct Message {
 }
 
 /// Everything there is at one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct State {
     voters: [Voter; MEMBERS],
     holders: [Holder; HOLDERS],
@@ -209,7 +211,7 @@ impl Leases {
 
     /// R5, the acting test; the same without a claim is quorum.
     fn passes(&self, holder: &Holder) -> bool {
-        holder.claim % 2 == 0 && self.is_majority(holder.epoch, self.answering(holder))
+        holder.claim.is_multiple_of(2) && self.is_majority(holder.epoch, self.answering(holder))
     }
 
     /// R1: returns whether a majority of the voters of the last decided roster has stored it.
@@ -351,7 +353,7 @@ impl Leases {
 
     /// Requests and answers that take no time.
     fn steps_of_exchanges(&self, state: &State, then: &mut dyn FnMut(Step, State)) {
-        for (at, holder) in state.holders.iter().enumerate().filter(|(_, holder)| holder.claim % 2 == 0) {
+        for (at, holder) in state.holders.iter().enumerate().filter(|(_, holder)| holder.claim.is_multiple_of(2)) {
             for to in self.voters_of(holder.epoch) {
                 let mut after = *state;
                 if !self.read(&mut after.voters[to], at as u8, holder.epoch) {
@@ -389,7 +391,7 @@ impl Leases {
         let free = state.under_way.iter().position(|message| message.kind == Kind::Nothing);
         let free = free.filter(|_| count < self.bounds.under_way);
         if let Some(free) = free {
-            for (at, holder) in state.holders.iter().enumerate().filter(|(_, holder)| holder.claim % 2 == 0) {
+            for (at, holder) in state.holders.iter().enumerate().filter(|(_, holder)| holder.claim.is_multiple_of(2)) {
                 for to in self.voters_of(holder.epoch) {
                     let mut after = *state;
                     let (holder_at, voter) = (at as u8, to as u8);
@@ -442,7 +444,7 @@ impl Leases {
     fn steps_of_releases(&self, state: &State, then: &mut dyn FnMut(Step, State)) {
         for (at, holder) in state.holders.iter().enumerate() {
             let released: u8 = state.holders.iter().map(|holder| holder.claim.div_ceil(2)).sum();
-            if holder.claim % 2 == 0 && released < self.bounds.releases {
+            if holder.claim.is_multiple_of(2) && released < self.bounds.releases {
                 let mut after = *state;
                 after.holders[at].claim += 1;
                 after.holders[at].answers = [0; MEMBERS];
@@ -475,6 +477,35 @@ impl Leases {
 impl Message {
     fn is_between(&self, holder: usize, voter: usize) -> bool {
         self.kind != Kind::Nothing && usize::from(self.holder) == holder && usize::from(self.voter) == voter
+    }
+}
+
+/// Every state is hashed many times, so in words rather than byte by byte.
+impl Hash for State {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        for voter in &self.voters {
+            let Voter { epoch, holder, left, quiet, settling } = *voter;
+            hasher.write_u64(u64::from_le_bytes([epoch, holder, left, quiet, settling, 0, 0, 0]));
+        }
+        for holder in &self.holders {
+            let Holder { epoch, claim, tenure, answers: [a, b, c, d, e] } = *holder;
+            hasher.write_u64(u64::from_le_bytes([epoch, claim, tenure, a, b, c, d, e]));
+        }
+        for message in &self.under_way {
+            let Message { kind, holder, voter, epoch, claim, age, is_outdated } = *message;
+            hasher.write_u64(u64::from_le_bytes([
+                kind as u8,
+                holder,
+                voter,
+                epoch,
+                claim,
+                age,
+                u8::from(is_outdated),
+                0,
+            ]));
+        }
+        let Self { decided, in_force_for, restarts, .. } = *self;
+        hasher.write_u64(u64::from_le_bytes([decided, in_force_for, restarts, 0, 0, 0, 0, 0]));
     }
 }
 
@@ -589,3 +620,6 @@ impl Model for Leases {
         state.min(swapped)
     }
 }
+
+#[cfg(test)]
+mod conformance;

@@ -126,7 +126,7 @@ const RELEASES: Bounds = Bounds { releases: 1, ..MESSAGES };
 
 const RIVALS: epochs::Bounds = epochs::Bounds { acceptors: 3, proposers: 2, rounds: 2, saving: 0, crashes: 0 };
 const THREE: epochs::Bounds = epochs::Bounds { proposers: 3, rounds: 1, ..RIVALS };
-const FOUR: epochs::Bounds = epochs::Bounds { acceptors: 4, rounds: 1, ..RIVALS };
+const FOUR: epochs::Bounds = epochs::Bounds { acceptors: 4, ..RIVALS };
 const CRASHES: epochs::Bounds = epochs::Bounds { rounds: 1, saving: 2, crashes: 2, ..RIVALS };
 
 /// The searches with every rule on.
@@ -180,7 +180,7 @@ const CHECKS: &[Check] = &[
     ),
     Check::epochs("rivals", "Two proposers with two ballots each and three voters.", RIVALS, &[]),
     Check::epochs("three-rivals", "Three proposers and three voters.", THREE, &[]),
-    Check::epochs("four-voters", "Two proposers and four voters.", FOUR, &[]),
+    Check::epochs("four-voters", "Two proposers with two ballots each and four voters.", FOUR, &[]),
     Check::epochs("crashes", "Two proposers and three voters whose disks are slow, and who crash.", CRASHES, &[]),
 ];
 
