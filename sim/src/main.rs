@@ -8,11 +8,13 @@ mod clock;
 mod disk;
 mod enrol;
 mod fault;
+mod inject;
 mod mix;
 mod network;
 mod run;
 mod scenario;
 mod site;
+mod step;
 mod workload;
 mod world;
 
