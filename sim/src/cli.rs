@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::run::{Report, run};
@@ -114,7 +114,7 @@ pub(crate) fn main() -> ExitCode {
 fn carry_out(command: Command) -> anyhow::Result<u8> {
     match command {
         Command::Run { scenario, seed, output, story } => {
-            let report = run(&find(&scenario)?, seed, story);
+            let report = run(&scenario::find(&scenario)?, seed, story);
             report.story.iter().for_each(|line| eprintln!("{line}"));
             match output {
                 Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
@@ -123,10 +123,10 @@ fn carry_out(command: Command) -> anyhow::Result<u8> {
             Ok(report.exit)
         }
         Command::Sweep { scenario, seeds, jobs, keep_going, output } => {
-            sweep(&find(&scenario)?, seeds, jobs.max(1), keep_going, output)
+            sweep(&scenario::find(&scenario)?, seeds, jobs.max(1), keep_going, output)
         }
         Command::Replay { scenario, seed } => {
-            let scenario = find(&scenario)?;
+            let scenario = scenario::find(&scenario)?;
             let (first, second) = (run(&scenario, seed, true), run(&scenario, seed, true));
             if first.hash == second.hash {
                 println!("seed {seed}: {} events twice, trace {}", first.events, first.hash);
@@ -141,18 +141,11 @@ fn carry_out(command: Command) -> anyhow::Result<u8> {
         }
         Command::Model { model, without } => crate::model::run(model.as_deref(), without.as_deref()),
         Command::List => {
-            for scenario in scenario::all() {
+            for (scenario, _) in scenario::all()? {
                 println!("{:18} {}", scenario.name, scenario.about);
             }
             Ok(0)
         }
-    }
-}
-
-fn find(name: &str) -> anyhow::Result<Scenario> {
-    match scenario::named(name) {
-        Some(scenario) => Ok(scenario),
-        None => bail!("there is no scenario {name}; see `collective-sim list`"),
     }
 }
 
@@ -225,7 +218,7 @@ fn print_report(report: &Report) {
         println!("{violation}");
     }
     let verdict = if report.exit == 0 { "clean" } else { "VIOLATED" };
-    let (name, seed, events) = (report.scenario, report.seed, report.events);
+    let (name, seed, events) = (&report.scenario, report.seed, report.events);
     println!("{name} seed {seed}: {verdict}, {:.1} virtual s, {events} events", report.virtual_s);
     if let Some(time) = report.converged_after_ms {
         println!("everything equal again after {time} ms");

@@ -8,12 +8,14 @@ mod clock;
 mod disk;
 mod enrol;
 mod fault;
+mod inject;
 mod mix;
 mod model;
 mod network;
 mod run;
 mod scenario;
 mod site;
+mod step;
 mod workload;
 mod world;
 
