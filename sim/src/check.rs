@@ -128,6 +128,8 @@ pub(crate) struct Checker {
     /// For each member and run: when the requests were sent, on its own clock, that each voter granted last.
     contacts: BTreeMap<usize, BTreeMap<MemberId, u64>>,
     incarnations: BTreeMap<usize, u64>,
+    /// The last token by which each node was managed, and whose it was.
+    tokens: BTreeMap<String, ([u64; 3], usize)>,
     /// Whom each invitation let in.
     consumed: BTreeMap<InviteId, MemberId>,
     /// The newest roster in force anywhere, and who is on it.
@@ -152,6 +154,17 @@ impl Checker {
         if members.len() > 1 {
             self.violate(at, Rule::OneManager, format!("members {members:?} act for {node}"));
         }
+    }
+
+    /// I1: a member begins to act for a node, by this fencing token. Tokens rise from one manager to the next.
+    pub(crate) fn token(&mut self, at: u64, node: &str, member: usize, token: [u64; 3]) {
+        let last = self.tokens.get(node).copied();
+        let is_stale = last.is_some_and(|(last, by)| token < last || (token == last && by != member));
+        if let Some((last, by)) = last.filter(|_| is_stale) {
+            let what = format!("member {member} acts for {node} by token {token:?}, after member {by} by {last:?}");
+            self.violate(at, Rule::OneManager, what);
+        }
+        self.tokens.insert(node.to_owned(), (token, member));
     }
 
     /// I2: a member has this roster in force.
@@ -316,6 +329,20 @@ mod tests {
         assert!(checker.violations.is_empty());
         checker.acting(2, "n1", &[0, 2]);
         assert_eq!(rules(&checker), [Rule::OneManager]);
+    }
+
+    #[test]
+    fn a_token_that_does_not_rise_is_seen() {
+        let mut checker = Checker::default();
+        checker.token(1, "n1", 0, [0, 3, 7]);
+        checker.token(2, "n1", 0, [0, 3, 7]);
+        checker.token(3, "n1", 1, [0, 4, 1]);
+        checker.token(3, "n2", 1, [0, 1, 1]);
+        assert!(checker.violations.is_empty());
+        checker.token(4, "n1", 0, [0, 4, 1]);
+        assert_eq!(rules(&checker), [Rule::OneManager]);
+        checker.token(5, "n1", 0, [0, 3, 9]);
+        assert_eq!(checker.violations.len(), 2);
     }
 
     #[test]

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
+use collective::proto::planted::Bug;
 
+use crate::planted;
 use crate::run::{Report, run};
 use crate::scenario::{self, Scenario};
 
@@ -63,6 +65,22 @@ enum Command {
     },
     /// Names the scenarios
     List,
+    /// Looks again for every bug that can be planted, or searches seeds for one
+    Selftest {
+        /// Which bug; all when none is named
+        bug: Option<String>,
+        /// Search these seeds for it, as A..B
+        #[arg(long, value_parser = seeds, requires = "bug")]
+        search: Option<(u64, u64)>,
+        /// In which scenario to search
+        #[arg(long, default_value = "random")]
+        scenario: String,
+        /// Give up after that many seconds of one core
+        #[arg(long, default_value_t = 60)]
+        budget: u64,
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
+    },
     /// Searches every state of small models of the safety rules
     Model {
         /// Which of them; all when none is named
@@ -138,6 +156,9 @@ fn carry_out(command: Command) -> anyhow::Result<u8> {
                 println!("first told difference:\n  {a}\n  {b}");
             }
             Ok(NOT_DETERMINISTIC)
+        }
+        Command::Selftest { bug, search, scenario, budget, output } => {
+            selftest(bug.as_deref(), search, &scenario, budget, output)
         }
         Command::Model { model, without } => crate::model::run(model.as_deref(), without.as_deref()),
         Command::List => {
@@ -225,4 +246,38 @@ fn print_report(report: &Report) {
     }
     print_coverage(&report.coverage);
     println!("trace {}", report.hash);
+}
+
+/// Looks again for bugs, or searches for one.
+fn selftest(
+    only: Option<&str>,
+    seeds: Option<(u64, u64)>,
+    scenario: &str,
+    budget: u64,
+    output: Output,
+) -> anyhow::Result<u8> {
+    if let (Some(name), Some((from, to))) = (only, seeds) {
+        let bug = Bug::ALL.iter().find(|bug| bug.name() == name).context("there is no such bug")?;
+        let budget = std::time::Duration::from_secs(budget);
+        let (found, took_s) = planted::search(*bug, &planted::of_name(scenario)?, from..to, budget);
+        let Some((seed, report)) = found else {
+            println!("{name}: NOT FOUND in {took_s:.1} s");
+            return Ok(1);
+        };
+        println!("{name}: seed {seed} of {scenario}, {took_s:.1} s: {}", report.violations.join("; "));
+        return Ok(0);
+    }
+    let finds = planted::TABLE.iter().filter(|find| only.is_none_or(|only| find.bug.name() == only));
+    let found = finds.map(planted::Find::again).collect::<anyhow::Result<Vec<_>>>()?;
+    anyhow::ensure!(!found.is_empty(), "there is no such bug");
+    match output {
+        Output::Json => println!("{}", serde_json::to_string_pretty(&found)?),
+        Output::Text => found.iter().for_each(|found| {
+            let verdict = if found.as_before && found.clean_without { "found" } else { "NOT FOUND" };
+            let (bug, about, scenario, seeds) = (found.bug, found.about, found.scenario, &found.seeds);
+            println!("{bug:24} {verdict}: {about}");
+            println!("{:24} {scenario}, seeds {seeds}, {:.1} s: {}", "", found.searched_s, found.first());
+        }),
+    }
+    Ok(if found.iter().all(|found| found.as_before && found.clean_without) { 0 } else { 2 })
 }

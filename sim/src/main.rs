@@ -12,6 +12,7 @@ mod inject;
 mod mix;
 mod model;
 mod network;
+mod planted;
 mod run;
 mod scenario;
 mod site;

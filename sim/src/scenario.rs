@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, anyhow, bail};
+use collective::proto::planted::Bug;
 use collective::proto::roster::Timing;
 
 use crate::check::Rule;
@@ -48,8 +49,8 @@ pub(crate) struct Scenario {
     pub(crate) seen: Vec<(String, Bound)>,
     /// The rule that must be violated, where an assumption is broken on purpose.
     pub(crate) violates: Option<Rule>,
-    /// A rule that is broken on purpose.
-    pub(crate) sabotage: Option<Sabotage>,
+    /// A bug that is planted, to see that the checkers notice.
+    pub(crate) planted: Option<Bug>,
 }
 
 /// What the network does when nothing is broken.
@@ -96,15 +97,6 @@ impl Default for Random {
     }
 }
 
-/// Rules that a run breaks on purpose, to see that the checkers notice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sabotage {
-    /// R6: voters grant as soon as they start.
-    NoQuietStart,
-    /// Disks say "durable" before it is so.
-    LyingDisk,
-}
-
 impl Scenario {
     /// Makes a scenario in which nothing breaks.
     pub(crate) fn new(name: &str, members: usize) -> Self {
@@ -126,7 +118,7 @@ impl Scenario {
             steps: Vec::new(),
             seen: Vec::new(),
             violates: None,
-            sabotage: None,
+            planted: None,
         }
     }
 
@@ -265,8 +257,8 @@ mod tests {
     #[test]
     fn voters_that_grant_right_after_a_restart_are_caught() {
         assert_eq!(first_violation(&three(FORGETFUL), 3), None, "the quiet start (R6) keeps the two sides apart");
-        let sabotaged = Scenario { sabotage: Some(Sabotage::NoQuietStart), ..three(FORGETFUL) };
-        assert_eq!(first_violation(&sabotaged, 3), Some(Rule::OneManager));
+        let planted = Scenario { planted: Some(Bug::NoQuietStart), ..three(FORGETFUL) };
+        assert_eq!(first_violation(&planted, 3), Some(Rule::OneManager));
     }
 
     #[test]
@@ -278,8 +270,8 @@ mod tests {
         let mut honest = three(&format!("{}{}{}{power}", slow(0), slow(1), slow(2)));
         honest.load.every_ms = 100;
         assert_eq!(first_violation(&honest, 2), None);
-        let sabotaged = Scenario { sabotage: Some(Sabotage::LyingDisk), ..honest };
-        assert_eq!(first_violation(&sabotaged, 2).map(Rule::exit), Some(2), "a broken promise, or a lost write");
+        let planted = Scenario { planted: Some(Bug::LyingDisk), ..honest };
+        assert_eq!(first_violation(&planted, 2).map(Rule::exit), Some(2), "a broken promise, or a lost write");
     }
 
     #[test]

@@ -12,13 +12,13 @@ use collective::proto::identity::{Fingerprint, MemberId, SessionId};
 use collective::proto::invite::Seed;
 use collective::proto::lease::Stamp;
 use collective::proto::name::MemberName;
-use collective::proto::time::{Instant, Now};
+use collective::proto::planted::{Bug, Planted};
+use collective::proto::time::Now;
 use collective::store;
 
 use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::mix::{Mix, Purpose};
-use crate::scenario::Sabotage;
 
 /// What a process had to do before it could go on with what came meanwhile.
 const INBOX_MAX: usize = 2_000;
@@ -149,13 +149,7 @@ impl Site {
     }
 
     /// Starts the process from what the disk kept, as the daemon does.
-    pub(crate) fn boot(
-        &mut self,
-        mix: Mix,
-        number: usize,
-        time: u64,
-        sabotage: Option<Sabotage>,
-    ) -> anyhow::Result<Vec<Effect>> {
+    pub(crate) fn boot(&mut self, mix: Mix, number: usize, time: u64, planted: Planted) -> anyhow::Result<Vec<Effect>> {
         let kept = match self.kept.take() {
             Some(kept) => kept,
             None => self.disk.load()?,
@@ -183,15 +177,10 @@ impl Site {
             software: "sim".to_owned(),
             seed: mix.bytes(Purpose::Birth, 2),
             decoy: Seed::new(mix.bytes(Purpose::Birth, 3)),
-            actor: Actor::new(me, mix.bytes(Purpose::Birth, 4)),
+            actor: Actor::new(me, if planted.has(Bug::ActorUsedAgain) { [7; 8] } else { mix.bytes(Purpose::Birth, 4) }),
         };
-        let mut now = self.clock.now(time);
-        if sabotage == Some(Sabotage::NoQuietStart) && self.life > 1 {
-            // As if this voter had been up for so long that its quiet time is over.
-            let quiet = birth.roster.timing.quiet().as_nanos() as u64;
-            now.boot = Instant::from_nanos(now.boot.as_nanos().saturating_sub(quiet));
-        }
-        let (core, effects) = Collective::start(birth, now);
+        let (mut core, effects) = Collective::start(birth, self.clock.now(time));
+        core.plant(planted);
         self.core = Some(core);
         self.me = Some(me);
         self.asked.clear();

@@ -11,6 +11,7 @@ use collective::proto::identity::{ClusterId, Fingerprint, MemberId};
 use collective::proto::lease::Verdict;
 use collective::proto::message::{Channel, DATAGRAM_BYTES_MAX, Delivery, Hello, Message};
 use collective::proto::name::NodeName;
+use collective::proto::planted::{Bug, Planted};
 use collective::proto::request::{EventKind, Request, Standing};
 use collective::proto::roster::Version;
 use ring::digest;
@@ -21,7 +22,7 @@ use crate::fault::{Active, Fate, Fault, Kind, MS, SECOND};
 use crate::inject::Jobs;
 use crate::mix::{Mix, Purpose};
 use crate::network::{Frame, IDLE_TIMEOUT, Network};
-use crate::scenario::{Sabotage, Scenario, Usual};
+use crate::scenario::{Scenario, Usual};
 use crate::site::{Death, Site};
 use crate::workload::Ledger;
 
@@ -142,7 +143,7 @@ pub(crate) struct World {
     usual_fsync: (u64, u64),
     pub(crate) active: Active,
     pub(crate) faults: Vec<Fault>,
-    pub(crate) sabotage: Option<Sabotage>,
+    planted: Planted,
     pub(crate) ledger: Ledger,
     pub(crate) enrolments: Vec<Enrolment>,
     pub(crate) checker: Checker,
@@ -195,7 +196,7 @@ impl World {
             usual_fsync: scenario.fsync,
             active: Active::default(),
             faults: Vec::new(),
-            sabotage: scenario.sabotage,
+            planted: scenario.planted.map(Planted::one).unwrap_or_default(),
             ledger: Ledger::default(),
             enrolments: Vec::new(),
             checker: Checker::default(),
@@ -271,7 +272,7 @@ impl World {
                 if self.sites[at].life == life && self.sites[at].is_up() && !self.refuses_saves(at) {
                     let tickets = self.complete_sync(at);
                     self.sync(at);
-                    if self.sabotage != Some(Sabotage::LyingDisk) {
+                    if !self.planted.has(Bug::LyingDisk) {
                         self.handle(at, Event::Saved { tickets });
                     }
                 }
@@ -370,8 +371,8 @@ impl World {
         if site.is_up() || site.downs > 0 || site.me.is_none() || is_stuck {
             return;
         }
-        let (mix, time, sabotage) = (self.mix, self.time, self.sabotage);
-        match catch_unwind(AssertUnwindSafe(|| site.boot(mix, at, time, sabotage))) {
+        let (mix, time, planted) = (self.mix, self.time, self.planted);
+        match catch_unwind(AssertUnwindSafe(|| site.boot(mix, at, time, planted))) {
             Ok(Ok(effects)) => {
                 self.seen_roster[at] = None;
                 self.checker.born(at);
@@ -518,7 +519,7 @@ impl World {
             }
             Effect::Reply { id, response } => self.on_reply(at, id, &response),
             Effect::AnswerJoin { id, answer } => self.on_answer_join(id, answer),
-            Effect::Happened { event, .. } => {
+            Effect::Happened { event, until } => {
                 self.count(match event.kind {
                     EventKind::QuorumLost => "quorum lost",
                     EventKind::QuorumRegained => "quorum regained",
@@ -529,6 +530,12 @@ impl World {
                     _ => "other event",
                 });
                 self.tell(|| format!("m{at} {:?} {}", event.kind, event.message));
+                let token = event.token.as_deref().and_then(token);
+                if let (EventKind::ManagerChanged, Some(_), Some(node), Some(token)) =
+                    (event.kind, until, &event.node, token)
+                {
+                    self.checker.token(self.time, node.as_str(), at, token);
+                }
             }
             Effect::Rebirth { reason } => {
                 self.violate(Rule::NothingLost, format!("a document broke on m{at}: {reason}"));
@@ -547,7 +554,7 @@ impl World {
 
     fn save(&mut self, at: usize, ticket: Ticket, records: Vec<collective::proto::record::Record>) {
         self.sites[at].disk.submit(ticket, records);
-        if self.sabotage == Some(Sabotage::LyingDisk) {
+        if self.planted.has(Bug::LyingDisk) {
             let life = self.sites[at].life;
             self.after(0, Due::Lie { at, life, ticket });
         }
@@ -1055,6 +1062,12 @@ impl World {
         let site = &self.sites[at];
         site.core.as_ref().is_some_and(|core| core.is_quorate(site.now(self.time).boot))
     }
+}
+
+/// Reads a fencing token: generation, epoch, term.
+fn token(text: &str) -> Option<[u64; 3]> {
+    let parts: Vec<_> = text.split('.').filter_map(|part| part.parse().ok()).collect();
+    parts.try_into().ok()
 }
 
 /// Returns what a panic said.

@@ -1,9 +1,10 @@
 //! Reads a scenario: its sections, what each key may be, and what it is when it is not said.
 
+use collective::proto::planted::Bug;
 use collective::proto::roster::Timing;
 
 use super::reader::{Mistake, Table, Value};
-use super::{Load, Random, Sabotage, Scenario, faults, steps};
+use super::{Load, Random, Scenario, faults, steps};
 use crate::check::Rule;
 use crate::fault::{FORBIDDEN, MS, WORDS, numbered};
 use crate::step::Bound;
@@ -146,9 +147,9 @@ fn expect(table: &mut Table<'_>, scenario: &mut Scenario) -> Result<(), Mistake>
         let rules: Vec<_> = Rule::ALL.into_iter().map(|rule| (rule.word(), rule)).collect();
         scenario.violates = Some(value.word(&rules)?);
     }
-    if let Some(value) = table.get("sabotage") {
-        let words = [("no-quiet-start", Sabotage::NoQuietStart), ("lying-disk", Sabotage::LyingDisk)];
-        scenario.sabotage = Some(value.word(&words)?);
+    if let Some(value) = table.get("planted") {
+        let bugs: Vec<_> = Bug::ALL.iter().map(|bug| (bug.name(), *bug)).collect();
+        scenario.planted = Some(value.word(&bugs)?);
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use collective::proto::roster::Timing;
 
 use super::steps::tell_seen;
 use super::units::{tell_duration, tell_permille};
-use super::{Random, Sabotage, Scenario, faults, steps};
+use super::{Random, Scenario, faults, steps};
 use crate::fault::MS;
 
 /// Writes everything.
@@ -58,9 +58,8 @@ fn sections(scenario: &Scenario, text: &mut String) -> std::fmt::Result {
     if let Some(rule) = scenario.violates {
         writeln!(text, "violates = \"{}\"", rule.word())?;
     }
-    match scenario.sabotage {
-        Some(Sabotage::NoQuietStart) => writeln!(text, "sabotage = \"no-quiet-start\""),
-        Some(Sabotage::LyingDisk) => writeln!(text, "sabotage = \"lying-disk\""),
+    match scenario.planted {
+        Some(bug) => writeln!(text, "planted = \"{}\"", bug.name()),
         None => Ok(()),
     }
 }

@@ -21,6 +21,7 @@ use crate::proto::identity::MemberId;
 use crate::proto::lease::{Recorded, RefusalReason};
 use crate::proto::liveness::Liveness;
 use crate::proto::name::{MemberName, NodeName};
+use crate::proto::planted::Bug;
 use crate::proto::request::{EventKind, ManagerStatus, RuledOut, Standing, Wait};
 use crate::proto::roster::Roster;
 use crate::proto::time::Instant;
@@ -269,6 +270,9 @@ impl Collective {
         }
         // A voter that keeps quiet (R6) has an empty lease table.
         if self.voters.contains(&self.me) && self.voter.quiet_until() <= now {
+            if self.planted.has(Bug::DeadStayAvailable) && self.seated.contains_key(&id) {
+                return Some(far);
+            }
             let (_, expiry) = self.voter.session(id, now)?;
             self.seated.contains_key(&id).then_some(expiry)
         } else {
@@ -314,10 +318,19 @@ impl Collective {
             candidates: value("collective.managercandidates"),
             policy: value("collective.managerpolicy").map(Policy::from_attribute).unwrap_or_default(),
             fail_back: value("collective.failback").map(FailBack::from_attribute).unwrap_or_default(),
-            holder: self.voter.holder(node, self.now.boot).map(|(id, _, _)| id).or_else(recorded),
+            holder: self
+                .voter
+                .holder(node, self.now.boot)
+                .map(|(id, _, _)| id)
+                .or_else(recorded)
+                .filter(|_| !self.planted.has(Bug::NotSticky)),
             despite: record.as_ref().and_then(|record| record.despite.as_ref()).map(MemberName::as_str),
         };
-        election::elect(&contest, electorate, expressions)
+        let mut verdict = election::elect(&contest, electorate, expressions);
+        if self.planted.has(Bug::BadCandidateStops) && !verdict.unknown.is_empty() {
+            verdict.desired = None;
+        }
+        verdict
     }
 
     fn review(&mut self, node: &NodeName, electorate: &Electorate, expressions: &mut Expressions) {
@@ -394,8 +407,8 @@ impl Collective {
             self.managers.duties.insert(node.clone(), Duty::Waiting { since, at });
             return;
         }
-        let term = 1 + recorded(&self.documents, &self.roster, node).term.max(self.voter.highest_term(node));
-        self.claim(node, term);
+        let last = recorded(&self.documents, &self.roster, node).term.max(self.voter.highest_term(node));
+        self.claim(node, if self.planted.has(Bug::TermsUsedAgain) { 1 } else { 1 + last });
     }
 
     /// R10: returns until when the recorded holder of a node may still tell a voter that has just started what it holds.
@@ -417,6 +430,9 @@ impl Collective {
     }
 
     fn back_off(&mut self, node: &NodeName) {
+        if self.planted.has(Bug::NoBackOff) {
+            return;
+        }
         self.holder.release(node, self.now.boot);
         // R10: T/20 to T/4.
         let lease = self.roster.timing.lease();

@@ -39,6 +39,7 @@ use super::invite::{Invite, Invites};
 use super::lease::{Holder, Stamp, Voter};
 use super::message::{Delivery, Hello, Message};
 use super::name::{MemberName, NodeName};
+use super::planted::{Bug, Planted};
 use super::record::Record;
 use super::request::{EventKind, LoggedEvent, Request, Response, Standing};
 use super::roster::Roster;
@@ -148,6 +149,7 @@ pub struct Collective {
     to_self: VecDeque<Message>,
     effects: Vec<Effect>,
     now: Now,
+    planted: Planted,
 }
 
 impl Collective {
@@ -220,6 +222,7 @@ impl Collective {
             to_self: VecDeque::new(),
             effects: Vec::new(),
             now,
+            planted: Planted::default(),
             rng,
             roster,
         };
@@ -229,6 +232,15 @@ impl Collective {
         collective.managers.touch_all();
         let effects = collective.finish();
         (collective, effects)
+    }
+
+    /// Plants bugs, for the simulator to find; without effect in a release build.
+    #[doc(hidden)]
+    pub fn plant(&mut self, planted: Planted) {
+        self.planted = planted;
+        self.voter.plant(planted);
+        self.holder.plant(planted);
+        self.proposer.plant(planted);
     }
 
     /// Takes one event in and returns what must be done about it, in order.
@@ -244,6 +256,9 @@ impl Collective {
 
     /// Returns whether this member acts for that node at that very moment (R5). Never cached.
     pub fn acts(&self, node: &NodeName, now: Instant) -> bool {
+        if self.planted.has(Bug::ActingIsCached) {
+            return self.managers.is_acting(node);
+        }
         self.removed.is_none()
             && self.managers.is_acting(node)
             && self.holder.acts_until(&self.roster, node).is_some_and(|until| until > now)

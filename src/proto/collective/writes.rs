@@ -17,6 +17,7 @@ use crate::proto::document::{
 use crate::proto::identity::MemberId;
 use crate::proto::message::Message;
 use crate::proto::name::NodeName;
+use crate::proto::planted::Bug;
 use crate::proto::record::Record;
 use crate::proto::request::{Done, ErrorCode, EventKind, Refusal, Response, Wait};
 use crate::proto::sync::{self, Resync, SyncError, SyncMessage, Watch};
@@ -276,6 +277,11 @@ impl Collective {
         link.resync = resync;
         link.has_resynced = false;
         link.compared_at = self.now.boot;
+        if self.planted.has(Bug::NoResync) {
+            link.has_resynced = true;
+            self.resynced.insert(peer);
+            return;
+        }
         let name = self.name_of(peer);
         self.happen(EventKind::ResyncStart, About::member(name.clone()), format!("comparing documents with {name}"));
         self.say(peer, Message::Sync(question));
@@ -313,13 +319,18 @@ impl Collective {
     }
 
     fn on_changes(&mut self, from: MemberId, changes: &sync::Changes) -> Result<(), SyncError> {
-        let known: BTreeSet<_> =
-            self.roster.ids().chain(self.roster.removed_ids()).map(document::actor_prefix).collect();
+        let removed = self.roster.removed_ids().filter(|_| !self.planted.has(Bug::RemovedAuthorsRefused));
+        let known: BTreeSet<_> = self.roster.ids().chain(removed).map(document::actor_prefix).collect();
         let Some(link) = self.links.get_mut(&from) else { return Ok(()) };
         let step =
             link.resync.on_changes(changes, &mut self.documents, &|actor: Actor| known.contains(&actor.prefix()))?;
         if !step.save.is_empty() {
-            let ids = step.save.iter().map(|change| change.id).collect();
+            let ids: Vec<_> = step.save.iter().map(|change| change.id).collect();
+            if self.planted.has(Bug::AckedOnReceipt) {
+                SyncMessage::durable(ids.clone())
+                    .into_iter()
+                    .for_each(|message| self.say(from, Message::Sync(message)));
+            }
             let records = step.save.iter().map(record_of_change).collect();
             self.save(records, vec![AfterSave::Received(ids)]);
         }
@@ -374,6 +385,11 @@ impl Collective {
     /// Returns whether as many members hold a change as a write asks for.
     fn is_held(&self, id: &ChangeId, wait: Wait) -> bool {
         let mut copies = self.acks.durable_on(id);
+        if self.planted.has(Bug::MajorityOfTheLinked) {
+            let voters: Vec<_> = self.links.keys().chain([&self.me]).filter(|id| self.voters.contains(id)).collect();
+            copies.extend(self.documents.is_durable(id).then_some(self.me));
+            return 2 * voters.iter().filter(|voter| copies.contains(voter)).count() > voters.len();
+        }
         if self.documents.is_durable(id) {
             copies.insert(self.me);
         }
@@ -381,7 +397,7 @@ impl Collective {
             || copies.intersection(&self.voters).count() >= crate::proto::quorum::majority(self.voters.len());
         match wait {
             Wait::Local => copies.contains(&self.me),
-            Wait::Majority => majority(),
+            Wait::Majority => majority() || (self.planted.has(Bug::AckedOnOneDisk) && copies.contains(&self.me)),
             Wait::All => majority() && self.links.keys().chain([&self.me]).all(|id| copies.contains(id)),
         }
     }
@@ -424,7 +440,8 @@ impl Collective {
         } else {
             "it may still take effect; look with `collective status`, then read the value again"
         };
-        Refusal::new(ErrorCode::Indeterminate, message, hint)
+        let is_hidden = self.planted.has(Bug::StoredButRefused);
+        Refusal::new(if is_hidden { ErrorCode::NoQuorum } else { ErrorCode::Indeterminate }, message, hint)
     }
 
     /// Looks at the roots that members tell by gossip. A difference that does not go away by itself is looked into,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::super::identity::{MemberId, SessionId};
 use super::super::name::NodeName;
+use super::super::planted::{Bug, Planted};
 use super::super::quorum::{Quorum, majority};
 use super::super::roster::{Member, Roster};
 use super::super::time::Instant;
@@ -60,6 +61,7 @@ pub struct Holder {
     next_round: Instant,
     peers: BTreeMap<MemberId, Peer>,
     stamps: Stamps,
+    planted: Planted,
 }
 
 impl Holder {
@@ -75,7 +77,14 @@ impl Holder {
             next_round: Instant::ZERO,
             peers: BTreeMap::new(),
             stamps: Stamps::default(),
+            planted: Planted::default(),
         }
+    }
+
+    /// Plants bugs, for the simulator to find.
+    pub(crate) fn plant(&mut self, planted: Planted) {
+        self.planted = planted;
+        self.stamps.planted = planted;
     }
 
     /// Returns this session.
@@ -187,12 +196,15 @@ impl Holder {
         if ack.session != self.session || !self.stamps.admit(from, ack.stamp) {
             return Vec::new();
         }
-        let Some(sent) = peer.take_sent(ack.seq) else { return Vec::new() };
+        let Some(mut sent) = peer.take_sent(ack.seq) else { return Vec::new() };
         self.stamps.remember(from, ack.stamp);
         let round_trip = now.since(sent.at);
         let verdict = ack.verdict.without_refusals();
         peer.last_ack = Some(Answer { sent_at: sent.at, round_trip, verdict });
         let Verdict::Granted { applied, refused } = &ack.verdict else { return Vec::new() };
+        if self.planted.has(Bug::CountedFromAnswer) {
+            sent.at = now;
+        }
         peer.has_credit = true;
         let mut events = Vec::new();
         if peer.on_grant(ack, &sent, *applied) {
@@ -212,18 +224,21 @@ impl Holder {
     pub fn under(&self, roster: &Roster) -> Grants<'_> {
         let voters = roster.voters();
         let mark = roster.mark();
+        let usable = if self.planted.has(Bug::NoMargin) { roster.timing.lease() } else { roster.timing.usable() };
         let mut grants = Vec::new();
         // R5: only a member of the current roster, and only grants under that very roster.
         if roster.member(self.me).is_some() {
             for (id, peer) in self.peers.iter().filter(|(id, _)| voters.contains(id)) {
                 if let Some(grant) = peer.grant.filter(|grant| grant.version == roster.version && grant.mark == mark) {
                     // R5: counted from when it was asked for, not from when the answer came.
-                    grants.push((grant.sent_at + roster.timing.usable(), *id));
+                    grants.push((grant.sent_at + usable, *id));
                 }
             }
         }
         grants.sort_by(|a, b| b.cmp(a));
-        Grants { holder: self, voters: voters.len(), grants }
+        // Half of the voters is a majority of two less.
+        let is_half = self.planted.has(Bug::HalfIsQuorum) && voters.len() > 2;
+        Grants { holder: self, voters: voters.len() - if is_half { 2 } else { 0 }, grants }
     }
 
     /// Returns how many voters' grants have not expired. R5 without the claim.
@@ -321,7 +336,9 @@ pub struct Grants<'a> {
 impl Grants<'_> {
     /// Returns how many voters' grants have not expired.
     pub fn quorum(&self, now: Instant) -> Quorum {
-        Quorum { granted: self.grants.iter().filter(|(end, _)| *end > now).count(), voters: self.voters }
+        let granted = self.grants.iter().filter(|(end, _)| *end > now).count();
+        let is_shrinking = self.holder.planted.has(Bug::ShrinkingQuorum) && granted > 0;
+        Quorum { granted, voters: if is_shrinking { granted } else { self.voters } }
     }
 
     /// Returns the voters whose grants have not expired.
@@ -344,6 +361,7 @@ impl Grants<'_> {
     /// None when it does not claim the node or no majority confirmed the claim under this roster. R5.
     pub fn acts_until(&self, node: &NodeName) -> Option<Instant> {
         let (number, _) = self.holder.ledger.hold(node)?;
+        let number = if self.holder.planted.has(Bug::UnconfirmedClaims) { 0 } else { number };
         let is_confirming =
             |voter: &MemberId| self.holder.peers.get(voter).is_some_and(|peer| peer.confirms(node, number));
         let mut ends = self.grants.iter().filter(|(_, voter)| is_confirming(voter)).map(|(end, _)| *end);
