@@ -56,6 +56,7 @@ impl Find {
     pub(crate) fn again(&self) -> anyhow::Result<Found> {
         anyhow::ensure!(Planted::POSSIBLE, "this is a release build; build it with `--features planted`");
         let scenario = of_name(self.scenario)?;
+        let started = cpu_s();
         let with = run(&Scenario { planted: Some(self.bug), ..scenario.clone() }, self.seed, false);
         let without = run(&scenario, self.seed, false);
         Ok(Found {
@@ -67,7 +68,7 @@ impl Find {
             as_before: with.first == Some(self.rule),
             clean_without: without.exit == 0,
             searched_s: self.took_s,
-            took_s: with.took_s + without.took_s,
+            took_s: cpu_s() - started,
         })
     }
 }
@@ -79,19 +80,26 @@ pub(crate) fn search(
     seeds: std::ops::Range<u64>,
     budget: Duration,
 ) -> (Option<(u64, Report)>, f64) {
-    let scenario = Scenario { planted: Some(bug), ..scenario.clone() };
-    let mut took = 0.0;
+    let planted = Scenario { planted: Some(bug), ..scenario.clone() };
+    let started = cpu_s();
     for seed in seeds {
-        let report = run(&scenario, seed, false);
-        took += report.took_s;
-        if report.exit != 0 {
-            return (Some((seed, report)), took);
+        let report = run(&planted, seed, false);
+        // A seed that finds something without the bug, too, has not found the bug.
+        if report.exit != 0 && run(scenario, seed, false).exit == 0 {
+            return (Some((seed, report)), cpu_s() - started);
         }
-        if took > budget.as_secs_f64() {
+        if cpu_s() - started > budget.as_secs_f64() {
             break;
         }
     }
-    (None, took)
+    (None, cpu_s() - started)
+}
+
+/// Returns how long this thread has worked, in seconds; the machine's other work is left out.
+fn cpu_s() -> f64 {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanos: f64 = stat.split(' ').next().and_then(|nanos| nanos.parse().ok()).unwrap_or(0.0);
+    nanos / 1e9
 }
 
 /// Returns a scenario of the library, or one that was made for a bug.
@@ -102,8 +110,27 @@ pub(crate) fn of_name(name: &str) -> anyhow::Result<Scenario> {
     }
 }
 
+macro_rules! directed {
+    ($name:literal) => {
+        ($name, include_str!(concat!("../planted/", $name, ".toml")))
+    };
+}
+
 /// Scenarios for what random faults find too seldom.
-const DIRECTED: &[(&str, &str)] = &[];
+const DIRECTED: &[(&str, &str)] = &[
+    directed!("forgetful"),
+    directed!("unsaved-promises"),
+    directed!("half-told"),
+    directed!("lonely-decision"),
+    directed!("votes-in-a-row"),
+    directed!("slow-to-learn"),
+    directed!("deleted-while-away"),
+    directed!("old-disk"),
+    directed!("two-machines"),
+    directed!("even-split"),
+    directed!("returning"),
+    directed!("overtaken"),
+];
 
 /// Every bug and how it was found; `collective-sim selftest` looks again.
 pub(crate) const TABLE: &[Find] = &[];

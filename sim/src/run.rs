@@ -145,6 +145,9 @@ fn look(world: &World, core: &[usize]) -> Option<String> {
     let mut finals = Vec::new();
     for at in core {
         let Some(mind) = world.sites[*at].core.as_ref() else { return Some(format!("m{at} is down")) };
+        if mind.is_removed() && !world.cares {
+            continue; // It knows, and nobody invites it again.
+        }
         if mind.roster().member(mind.id()).is_none() {
             return Some(format!("m{at} is not on its roster"));
         }

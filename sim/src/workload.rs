@@ -49,6 +49,8 @@ pub(crate) struct Asked {
     at: usize,
     pub(crate) since: u64,
     pub(crate) outcome: Option<Outcome>,
+    /// When it was answered.
+    pub(crate) answered: u64,
 }
 
 /// Returns within which time something is answered: a change of the roster is given longer than its asker waits.
@@ -71,7 +73,7 @@ impl Ledger {
 
     /// Notes that something was asked of a member.
     pub(crate) fn note(&mut self, at: usize, op: Op, since: u64) {
-        self.0.push(Asked { op, at, since, outcome: None });
+        self.0.push(Asked { op, at, since, outcome: None, answered: 0 });
     }
 }
 
@@ -98,6 +100,7 @@ impl World {
         };
         let since = asked.since;
         asked.outcome = Some(outcome.clone());
+        asked.answered = self.time;
         let op = asked.op.clone();
         self.tell(|| format!("m{at} answers {op:?}: {outcome:?}"));
         if op == Op::Named("post-mortem") {

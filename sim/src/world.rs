@@ -24,7 +24,7 @@ use crate::mix::{Mix, Purpose};
 use crate::network::{Frame, IDLE_TIMEOUT, Network};
 use crate::scenario::{Scenario, Usual};
 use crate::site::{Death, Site};
-use crate::workload::Ledger;
+use crate::workload::{Asked, Ledger, Op, Outcome};
 
 /// How often a link that is down is dialled, and a link that is up looked at.
 const DIAL_EVERY: u64 = 300 * MS;
@@ -164,10 +164,14 @@ pub(crate) struct World {
     pub(crate) only_writes: bool,
     /// Whether members are deleted and invited again.
     pub(crate) churn: bool,
+    /// Whether who is no member any more is invited again.
+    pub(crate) cares: bool,
     told: BTreeMap<(usize, usize), (u64, Rc<Facts>)>,
     voters: BTreeMap<Version, Rc<BTreeSet<MemberId>>>,
     seen_roster: Vec<Option<Version>>,
     seen_incarnation: Vec<(u64, u64)>,
+    /// How far each member had come when last looked at, and since when it has quorum.
+    seen_standing: Vec<(Standing, u64)>,
     hash: digest::Context,
     pub(crate) events: u64,
     /// Lines for people, when they are wanted.
@@ -210,10 +214,12 @@ impl World {
             works: 0,
             only_writes: !scenario.load.moves,
             churn: false,
+            cares: false,
             told: BTreeMap::new(),
             voters: BTreeMap::new(),
             seen_roster: vec![None; count],
             seen_incarnation: vec![(0, 0); count],
+            seen_standing: vec![(Standing::Isolated, 0); count],
             hash: digest::Context::new(&digest::SHA256),
             events: 0,
             story: tell.then(Vec::new),
@@ -351,6 +357,7 @@ impl World {
     /// Begins to invite whoever is no member any more; with churn, members are deleted and leave as well.
     pub(crate) fn start_care(&mut self, churn: bool) {
         self.churn = churn;
+        self.cares = true;
         self.after(SECOND, Due::Care);
     }
 
@@ -376,6 +383,7 @@ impl World {
             Ok(Ok(effects)) => {
                 self.seen_roster[at] = None;
                 self.checker.born(at);
+                self.seen_standing[at] = (Standing::Isolated, self.time);
                 self.tell(|| format!("m{at} starts"));
                 self.trace(at, b"boot", &[]);
                 self.perform(at, effects);
@@ -996,6 +1004,7 @@ impl World {
             let ids = core.roster().ids().collect();
             self.checker.members(time, version, ids);
         }
+        self.check_seat(at);
         let Some(voters) = self.voters_of(at) else { return };
         let Some(core) = &self.sites[at].core else { return };
         let now = self.sites[at].now(time).boot;
@@ -1016,6 +1025,36 @@ impl World {
             let acting: Vec<_> = (0..self.sites.len()).filter(|site| self.acts(*site, &node)).collect();
             *self.coverage.entry("act").or_default() += acting.len() as u64;
             self.checker.acting(time, node.as_str(), &acting);
+        }
+    }
+
+    /// R12: a member that takes its seat holds every write that was acknowledged before it had quorum again.
+    fn check_seat(&mut self, at: usize) {
+        let Some(standing) = self.sites[at].core.as_ref().map(Collective::standing) else { return };
+        let (before, since) = self.seen_standing[at];
+        if standing == before {
+            return;
+        }
+        let since = if before == Standing::Isolated { self.time } else { since };
+        self.seen_standing[at] = (standing, since);
+        if standing != Standing::Seated {
+            return;
+        }
+        self.count("seat");
+        let Some(documents) = self.sites[at].documents() else { return };
+        let is_missing = |asked: &&Asked| match &asked.op {
+            Op::Write { node, key, value } => {
+                let found = documents.get(&Entity::Node(node.clone()), key);
+                asked.outcome == Some(Outcome::Done) && asked.answered < since && found != Some(value)
+            }
+            _ => false,
+        };
+        let missing = self.ledger.0.iter().find(is_missing).map(|asked| asked.op.clone());
+        if let Some(op) = missing {
+            self.violate(
+                Rule::NothingLost,
+                format!("m{at} has its seat without {op:?}, acknowledged before it had quorum"),
+            );
         }
     }
 
