@@ -127,7 +127,7 @@ const DIRECTED: &[(&str, &str)] = &[
     directed!("deleted-while-away"),
     directed!("old-disk"),
     directed!("two-machines"),
-    directed!("even-split"),
+    directed!("rush"),
     directed!("returning"),
     directed!("overtaken"),
 ];

@@ -12,7 +12,7 @@ use collective::proto::identity::{Fingerprint, MemberId, SessionId};
 use collective::proto::invite::Seed;
 use collective::proto::lease::Stamp;
 use collective::proto::name::MemberName;
-use collective::proto::planted::{Bug, Planted};
+use collective::proto::planted::Planted;
 use collective::proto::time::Now;
 use collective::store;
 
@@ -177,7 +177,7 @@ impl Site {
             software: "sim".to_owned(),
             seed: mix.bytes(Purpose::Birth, 2),
             decoy: Seed::new(mix.bytes(Purpose::Birth, 3)),
-            actor: Actor::new(me, if planted.has(Bug::ActorUsedAgain) { [7; 8] } else { mix.bytes(Purpose::Birth, 4) }),
+            actor: Actor::new(me, mix.bytes(Purpose::Birth, 4)),
         };
         let (mut core, effects) = Collective::start(birth, self.clock.now(time));
         core.plant(planted);

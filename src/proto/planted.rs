@@ -71,7 +71,7 @@ bugs! {
     RemovedGoesOn = "R8-removed",
     /// R9: counters that went back are not noticed.
     NoAmnesiaGuard = "R9-amnesia",
-    /// R10: a claim that no majority confirms is never given up.
+    /// R10: every candidate claims at once, and none gives up a claim that no majority confirms.
     NoBackOff = "R10-back-off",
     /// R12: a member has its seat as soon as it has quorum, whatever documents it holds.
     SeatWithoutResync = "R12-resync",
@@ -105,8 +105,6 @@ bugs! {
     DeferredForgotten = "deferred-forgotten",
     /// Fencing tokens of a node do not rise.
     TermsUsedAgain = "terms-used-again",
-    /// A restarted daemon goes on with the actor of its last life.
-    ActorUsedAgain = "actor-used-again",
     /// A disk says that something is durable before it is.
     LyingDisk = "lying-disk",
 }

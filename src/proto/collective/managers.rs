@@ -342,6 +342,7 @@ impl Collective {
             (Some(me), None) => {
                 // R10: the k-th ranked waits k x T/8.
                 let position = verdict.as_ref().and_then(|verdict| verdict.position(me)).unwrap_or(0);
+                let position = if self.planted.has(Bug::NoBackOff) { 0 } else { position };
                 let wait = self.roster.timing.lease() / 8 * u32::try_from(position).unwrap_or(u32::MAX);
                 let since = self.now.boot;
                 self.managers.duties.insert(node.clone(), Duty::Waiting { since, at: since + wait });
@@ -387,8 +388,8 @@ impl Collective {
             match duty {
                 Duty::Waiting { since, .. } => self.try_claim(&node, since),
                 // R10: no majority within T/2: release, and try again after a random while.
-                Duty::Claiming { .. } => self.back_off(&node),
-                Duty::Recording { .. } | Duty::Acting { .. } => {}
+                Duty::Claiming { .. } if !self.planted.has(Bug::NoBackOff) => self.back_off(&node),
+                Duty::Claiming { .. } | Duty::Recording { .. } | Duty::Acting { .. } => {}
             }
         }
     }
@@ -430,9 +431,6 @@ impl Collective {
     }
 
     fn back_off(&mut self, node: &NodeName) {
-        if self.planted.has(Bug::NoBackOff) {
-            return;
-        }
         self.holder.release(node, self.now.boot);
         // R10: T/20 to T/4.
         let lease = self.roster.timing.lease();
@@ -449,7 +447,7 @@ impl Collective {
                 self.holder.release(node, now);
                 self.claim(node, term.max(*at_least) + 1);
             }
-            (Some(Duty::Claiming { .. }), RefusalReason::Held { for_ms, .. }) => {
+            (Some(Duty::Claiming { .. }), RefusalReason::Held { for_ms, .. }) if !self.planted.has(Bug::NoBackOff) => {
                 // Asked again each round, since the holder may release before its lease ends: its release may only be
                 // late at this one voter.
                 self.claim_later(node, Duration::from_millis(u64::from(*for_ms)).min(self.roster.timing.renewal()));
