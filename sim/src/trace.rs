@@ -2,7 +2,7 @@
 //!
 //! The format is JSON lines, documented in docs/simulation.md; real daemons can be watched into the same one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use collective::proto::collective::Collective;
 use collective::proto::identity::MemberId;
@@ -292,13 +292,52 @@ pub(crate) fn read(text: &str) -> Result<(Head, Vec<Line>), String> {
 /// Tells the lines that people care about, as text: times count from the beginning of the load.
 pub(crate) fn tell(lines: &[Line]) -> Vec<String> {
     let begin = lines.iter().find(|line| line.seen == Seen::Begin).map_or(0.0, |line| line.t);
-    let mut told: Vec<(String, String, Vec<String>)> = Vec::new();
-    let mut acting: BTreeMap<(&str, &str), ()> = BTreeMap::new();
-    for line in lines.iter().filter(|line| line.t >= begin) {
-        let time = format!("{:8.3}s", line.t - begin);
+    let mut telling = Telling::default();
+    for line in lines {
         let member = line.member.as_deref().unwrap_or("");
-        let what = match &line.seen {
-            Seen::Begin => "everybody has a seat; load and faults begin".to_owned(),
+        match &line.seen {
+            // What was taken up before is told when the load begins.
+            Seen::Acts { node, .. } if line.t < begin => {
+                telling.acting.insert((member, node));
+            }
+            Seen::Rests { node } if line.t < begin => {
+                telling.acting.remove(&(member, node));
+            }
+            _ if line.t < begin => {}
+            seen => telling.line(&format!("{:8.3}s", line.t - begin), member, seen),
+        }
+    }
+    telling.told()
+}
+
+/// Lines for people on their way.
+#[derive(Default)]
+struct Telling<'a> {
+    /// When, what, and for which nodes.
+    told: Vec<(String, String, Vec<&'a str>)>,
+    acting: BTreeSet<(&'a str, &'a str)>,
+}
+
+impl<'a> Telling<'a> {
+    fn line(&mut self, time: &str, member: &'a str, seen: &'a Seen) {
+        let what = match seen {
+            Seen::Begin => {
+                self.say(time, "everybody has a seat; load and faults begin".to_owned());
+                for (member, node) in self.acting.clone() {
+                    self.say_of_node(time, format!("{member} acts for"), node);
+                }
+                return;
+            }
+            Seen::Acts { node, .. } => {
+                if self.acting.insert((member, node)) {
+                    self.say_of_node(time, format!("{member} acts for"), node);
+                }
+                return;
+            }
+            Seen::Rests { node } => {
+                self.acting.remove(&(member, node));
+                return self.say_of_node(time, format!("{member} rests from"), node);
+            }
             Seen::Calm => "load and faults end".to_owned(),
             Seen::Converged => "everything is equal, quorate and managed".to_owned(),
             Seen::Start { incarnation, .. } => format!("{member} starts, incarnation {incarnation}"),
@@ -311,16 +350,6 @@ pub(crate) fn tell(lines: &[Line]) -> Vec<String> {
             Seen::Roster { version, voters, .. } => {
                 format!("{member} has roster {version} with {} voters", voters.len())
             }
-            Seen::Acts { node, .. } => {
-                if acting.insert((member, node), ()).is_some() {
-                    continue;
-                }
-                format!("{member} acts for {node}")
-            }
-            Seen::Rests { node } => {
-                acting.remove(&(member, node.as_str()));
-                format!("{member} rests from {node}")
-            }
             Seen::Answered { what, answer } => format!("{member} answers {what}: {answer}"),
             Seen::Joined { .. } => format!("{member} is let in"),
             Seen::Violation { rule, what } => format!("VIOLATION {rule}: {what}"),
@@ -330,21 +359,29 @@ pub(crate) fn tell(lines: &[Line]) -> Vec<String> {
             | Seen::Action { .. }
             | Seen::ActionUntil { .. }
             | Seen::Acknowledged { .. }
-            | Seen::Event { .. } => continue,
+            | Seen::Event { .. } => return,
         };
-        // What one member begins or ends for several nodes at one moment is one line.
-        let (start, node) = match what.rsplit_once(' ') {
-            Some((start, node)) if matches!(line.seen, Seen::Acts { .. } | Seen::Rests { .. }) => (start, Some(node)),
-            _ => (what.as_str(), None),
-        };
-        match (told.last_mut(), node) {
-            (Some((at, same, nodes)), Some(node)) if *at == time && same == start => nodes.push(node.to_owned()),
-            _ => told.push((time, start.to_owned(), node.map(str::to_owned).into_iter().collect())),
+        self.say(time, what);
+    }
+
+    fn say(&mut self, time: &str, what: String) {
+        self.told.push((time.to_owned(), what, Vec::new()));
+    }
+
+    /// What one member begins or ends for several nodes at one moment is one line.
+    fn say_of_node(&mut self, time: &str, what: String, node: &'a str) {
+        match self.told.last_mut() {
+            Some((at, same, nodes)) if at == time && *same == what => nodes.push(node),
+            _ => self.told.push((time.to_owned(), what, vec![node])),
         }
     }
-    told.into_iter()
-        .map(|(time, what, nodes)| format!("{time} {what} {}", nodes.join(" ")).trim_end().to_owned())
-        .collect()
+
+    fn told(self) -> Vec<String> {
+        let line = |(time, what, nodes): (String, String, Vec<&str>)| {
+            format!("{time} {what} {}", nodes.join(" ")).trim_end().to_owned()
+        };
+        self.told.into_iter().map(line).collect()
+    }
 }
 
 #[cfg(test)]
