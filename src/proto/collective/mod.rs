@@ -11,6 +11,7 @@
 mod answers;
 mod changes;
 mod event;
+mod imports;
 mod joining;
 mod links;
 mod lookups;
@@ -20,6 +21,8 @@ mod refusals;
 mod requests;
 mod runs;
 mod settle;
+#[cfg(test)]
+mod tests;
 mod writes;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -130,6 +133,7 @@ pub struct Collective {
     writes: Writes,
     managers: Managers,
     runs: Runs,
+    imports: imports::Imports,
     invites: Invites,
     /// The invitations as they were last given to the store.
     saved_invites: BTreeMap<InviteId, Invite>,
@@ -205,6 +209,7 @@ impl Collective {
             writes: Writes::new(birth.quarantined),
             managers: Managers::default(),
             runs: Runs::default(),
+            imports: imports::Imports::new(),
             saved_invites: invites.iter().map(|invite| (invite.id, invite.clone())).collect(),
             invites: Invites::restore(birth.decoy, invites),
             joins: BTreeMap::new(),
