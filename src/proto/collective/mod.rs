@@ -388,6 +388,8 @@ impl Collective {
     }
 
     fn on_saved(&mut self, ticket: Ticket) {
+        // Whatever save it was: the disk has room again.
+        self.writes.disk_trouble = None;
         for after in self.saves.remove(&ticket).unwrap_or_default() {
             match after {
                 AfterSave::Adopt(roster) => self.enforce(*roster),
