@@ -31,6 +31,8 @@ use crate::workload::Ledger;
 /// How often a link that is down is dialled, and a link that is up looked at.
 const DIAL_EVERY: u64 = 300 * MS;
 const LOOK_EVERY: u64 = SECOND;
+/// How long a daemon that ends leaves its last frames to get out, as `daemon::driver` does.
+const FAREWELL: u64 = 150 * MS;
 
 /// Something that is due.
 #[derive(Debug)]
@@ -117,6 +119,11 @@ pub(crate) enum Due {
         life: u64,
         id: JobId,
     },
+    /// A process that said farewell ends.
+    Halted {
+        at: usize,
+        life: u64,
+    },
     /// An action is asked for.
     Act,
     /// A member takes a new key in use.
@@ -155,7 +162,7 @@ pub(crate) struct World {
     pub(crate) noted: Vec<Option<usize>>,
     /// The actions that run on nodes.
     pub(crate) jobs: Jobs,
-    /// Which joins are disturbed, and by what.
+    /// Whose next join is disturbed: by the end of which host, at which step.
     pub(crate) disturbed: BTreeMap<usize, (usize, u64)>,
     /// How often the workload asks something; not at all when zero.
     pub(crate) work_every: u64,
@@ -330,6 +337,11 @@ impl World {
             Due::Boot { at } => self.boot(at),
             Due::Job { at, life, id } => self.end_job(at, life, id),
             Due::Act => self.act_now(),
+            Due::Halted { at, life } => {
+                if self.sites[at].life == life {
+                    self.die(at, Death::Stopped);
+                }
+            }
             Due::Turn { at, life } => self.take_turn(at, life),
             Due::Switch { at, life, fingerprint } => self.switch_identity(at, life, fingerprint),
             Due::Care => {
@@ -418,6 +430,7 @@ impl World {
             self.network.drop_end(at, peer);
         }
         self.ledger.orphan(at);
+        self.break_joins(at, death);
         if let Err(error) = self.sites[at].die(survive) {
             self.violate(Rule::NothingLost, format!("the store of m{at} cannot be read: {error:#}"));
         }
@@ -552,7 +565,10 @@ impl World {
             Effect::Rebirth { reason } => {
                 self.violate(Rule::NothingLost, format!("a document broke on m{at}: {reason}"));
             }
-            Effect::Halt => self.die(at, Death::Stopped),
+            Effect::Halt => {
+                let life = self.sites[at].life;
+                self.after(FAREWELL, Due::Halted { at, life });
+            }
             Effect::Run { id, job, until } => self.run_job(at, id, job.node, until),
             Effect::Extend { id, until } => self.extend_job(at, id, until),
             Effect::Cease { node } => self.cease(at, &node),
