@@ -15,6 +15,7 @@ use crate::check::Rule;
 use crate::fault::{MS, SECOND};
 use crate::mix::Purpose;
 use crate::site::Death;
+use crate::trace::Seen;
 use crate::workload::Op;
 use crate::world::World;
 
@@ -27,8 +28,8 @@ const CUT: &str = "the way is cut";
 #[derive(Debug)]
 pub(crate) struct Enrolment {
     pub(crate) id: JoinId,
-    joiner: usize,
-    via: usize,
+    pub(crate) joiner: usize,
+    pub(crate) via: usize,
     /// The key it comes with: a fresh one for every enrolment.
     key: Fingerprint,
     token: Option<Token>,
@@ -172,6 +173,7 @@ impl World {
         if let Some(token) = &self.enrolments[number].token {
             let invite = token.id;
             self.checker.consumed(self.time, invite, me);
+            self.note(Some(joiner), || Seen::Joined { invite: invite.to_string(), id: me.to_string() });
         }
         self.enrolments[number].outcome = Some(Ok(me));
         self.count("enrolled");
@@ -190,12 +192,21 @@ impl World {
         self.boot_later(50 * MS, joiner);
     }
 
+    /// The host of joins ended: the strangers notice, unless its machine went dark.
+    pub(crate) fn break_joins(&mut self, host: usize, death: Death) {
+        let open = |join: &&mut Enrolment| join.via == host && join.outcome.is_none() && join.token.is_some();
+        for join in self.enrolments.iter_mut().filter(open).filter(|_| !death.is_dark()) {
+            join.outcome = Some(Err(CUT.into()));
+        }
+    }
+
     /// Has whoever is no member any more invited again, as an administrator would, until it is let in.
     pub(crate) fn care(&mut self) {
         let Some((version, ids)) = self.newest_roster() else { return };
         for joiner in 0..self.sites.len() {
+            self.set_up_anew(joiner);
             let site = &self.sites[joiner];
-            let is_member = site.me.is_some_and(|me| ids.contains(&me)) && !site.rolled_back;
+            let is_member = site.me.is_some_and(|me| ids.contains(&me));
             let last = self.enrolments.iter().rposition(|enrolment| enrolment.joiner == joiner);
             let is_busy = last.is_some_and(|last| {
                 let enrolment = &self.enrolments[last];
@@ -232,7 +243,8 @@ impl World {
                 continue;
             }
             let is_host = |at: &usize| *at != joiner && self.is_seated(*at) && self.sites[*at].is_awake();
-            if let Some(via) = (0..self.sites.len()).find(is_host) {
+            let wished = self.disturbed.get(&joiner).map(|(via, _)| *via).filter(is_host);
+            if let Some(via) = wished.or_else(|| (0..self.sites.len()).find(is_host)) {
                 self.tell(|| format!("m{joiner} is invited again, under roster {version}"));
                 self.enrol(joiner, via, false);
             }

@@ -16,11 +16,14 @@ use crate::enrol::Step;
 use crate::fault::{Fate, Fault, Kind, MS, SECOND};
 use crate::mix::Purpose;
 use crate::site::Death;
+use crate::trace::{Seen, seconds};
 use crate::workload::Op;
 use crate::world::{Due, World};
 
 /// How long a coordinator that died in the middle of a join stays down, in milliseconds.
 const COORDINATOR_DOWN_MS: u64 = 3_000;
+/// After how long an administrator sees that a member's votes are refused, and sets its machine up anew.
+const NOTICED_AFTER: u64 = 3 * SECOND;
 /// Numbers of faults that follow from others start here, so that they are drawn apart.
 const FOLLOWING: u64 = 1 << 20;
 
@@ -43,7 +46,7 @@ struct Running {
 
 impl Jobs {
     /// A running action may go on until then.
-    pub(crate) fn extend(&mut self, at: usize, id: JobId, until: Instant) {
+    fn extend(&mut self, at: usize, id: JobId, until: Instant) {
         if let Some(running) = self.running.get_mut(&(at, id)) {
             running.until = until;
         }
@@ -84,7 +87,9 @@ impl World {
                 }
             }
             Kind::Clone { member, on } => {
-                self.sites[*member].rolled_back |= self.sites[*on].is_up();
+                if self.sites[*on].is_up() {
+                    self.sites[*member].rolled_back = Some(self.time);
+                }
                 self.die(*on, Death::Power);
                 self.sites[*on].forget_everything();
                 self.sites[*on].fingerprint = Fingerprint(self.mix.bytes(Purpose::Identity, 5_000 + *on as u64));
@@ -103,7 +108,7 @@ impl World {
                 self.die(at, Death::Power);
                 let began = self.time - (until.unwrap_or(since) - since);
                 if self.sites[at].me.is_some()
-                    && let Err(error) = self.sites[at].roll_back(began.saturating_sub(age_ms * MS))
+                    && let Err(error) = self.sites[at].roll_back(began.saturating_sub(age_ms * MS), self.time)
                 {
                     self.violate(Rule::NothingLost, format!("the backup of m{at} cannot be read: {error:#}"));
                 }
@@ -113,8 +118,16 @@ impl World {
         self.revive(at);
     }
 
+    /// R9: what was rolled back or cloned is stopped, and set up anew.
+    pub(crate) fn set_up_anew(&mut self, at: usize) {
+        let since = self.sites[at].rolled_back;
+        if since.is_some_and(|since| self.time >= since + NOTICED_AFTER) {
+            self.wipe(at);
+        }
+    }
+
     fn wipe(&mut self, at: usize) {
-        self.die(at, Death::Power);
+        self.die(at, Death::Stopped);
         self.sites[at].forget_everything();
         self.tell(|| format!("m{at} lost its disk"));
     }
@@ -214,7 +227,11 @@ impl World {
     fn rotate(&mut self, at: usize, number: u64) {
         let fingerprint = Fingerprint(self.mix.bytes(Purpose::Identity, 20_000 + number));
         let id = self.note_asked(at, Op::Named("rotate"));
-        self.handle(at, Event::Rotate { id, fingerprint });
+        if self.sites[at].is_up() {
+            self.handle(at, Event::Rotate { id, fingerprint });
+        } else {
+            self.ledger.orphan(at);
+        }
     }
 
     fn note_asked(&mut self, at: usize, op: Op) -> RequestId {
@@ -262,20 +279,18 @@ impl World {
 
     // ---- Joins ----
 
-    /// A member's disk is lost, it is invited anew through another one, and that one dies in the middle of it.
+    /// A member's disk is lost; whoever invites it anew, that member if possible, dies in the middle of it.
     fn lose_host_of(&mut self, joiner: usize, via: usize, step: u64) {
         self.wipe(joiner);
-        if self.sites[via].is_awake() {
-            let enrolment = self.enrol(joiner, via, false);
-            self.disturbed.insert(enrolment, (via, step));
-        }
+        self.disturbed.insert(joiner, (via, step));
     }
 
     /// Kills the host of a join when it comes to the step that a fault names: 0 when the stranger says hello, 1 when it
     /// is challenged, 2 when it has proved itself, 3 when it is welcomed, 4 a moment after the proof, 5 some time after
     /// the welcome.
     pub(crate) fn disturb(&mut self, enrolment: usize, step: &Step) {
-        let Some((via, wanted)) = self.disturbed.get(&enrolment).copied() else { return };
+        let (joiner, via) = (self.enrolments[enrolment].joiner, self.enrolments[enrolment].via);
+        let Some((_, wanted)) = self.disturbed.get(&joiner).copied() else { return };
         let is_welcome = matches!(step, Step::Answer(_)) && self.enrolments[enrolment].is_proved;
         let delay_ms = match (step, wanted) {
             (Step::Hello(_), 0) | (Step::Proof(_), 2) => 0,
@@ -285,7 +300,7 @@ impl World {
             (Step::Answer(_), 5..) if is_welcome => 400,
             _ => return,
         };
-        self.disturbed.remove(&enrolment);
+        self.disturbed.remove(&joiner);
         self.count("join disturbed");
         let crash = Fault::new(delay_ms, COORDINATOR_DOWN_MS, Kind::Crash(via));
         self.schedule(vec![Fault { number: FOLLOWING + enrolment as u64, ..crash }]);
@@ -318,6 +333,13 @@ impl World {
         self.after(every, Due::Act);
     }
 
+    /// A core has renewed the lease that an action runs under, or given it up.
+    pub(crate) fn extend_job(&mut self, at: usize, id: JobId, until: Instant) {
+        self.jobs.extend(at, id, until);
+        let end = self.sites[at].clock.when(until).max(self.time);
+        self.note(Some(at), || Seen::ActionUntil { id, until: seconds(end) });
+    }
+
     /// A core starts an action.
     pub(crate) fn run_job(&mut self, at: usize, id: JobId, node: NodeName, until: Instant) {
         self.count("action");
@@ -331,6 +353,8 @@ impl World {
         acting.push(at);
         self.checker.acting(time, node.as_str(), &acting);
         let life = self.sites[at].life;
+        let end = self.sites[at].clock.when(until);
+        self.note(Some(at), || Seen::Action { node: node.to_string(), id, until: seconds(end) });
         self.jobs.running.insert((at, id), Running { node, until });
         let takes = self.mix.range(Purpose::Job, 1 << 40 | (at as u64) << 32 | life << 16 | id, 20, 3_000) * MS;
         self.after(takes.min(5 * SECOND), Due::Job { at, life, id });
@@ -355,13 +379,15 @@ impl World {
         let ids: Vec<_> =
             self.jobs.running.iter().filter(|(key, running)| theirs(key, running)).map(|((_, id), _)| *id).collect();
         for id in ids {
-            self.jobs.extend(at, id, Instant::from_nanos(0));
+            self.extend_job(at, id, Instant::from_nanos(0));
             self.after(MS, Due::Job { at, life, id });
         }
     }
 
     fn finish_job(&mut self, at: usize, id: JobId, status: Option<i32>) {
         let Some(running) = self.jobs.running.remove(&(at, id)) else { return };
+        let now = seconds(self.time);
+        self.note(Some(at), || Seen::ActionUntil { id, until: now });
         let manager = Some(self.sites[at].name.clone());
         let result = ActionResult { node: running.node, manager, token: None, status, output: Vec::new(), error: None };
         self.handle(at, Event::JobDone { id, result });

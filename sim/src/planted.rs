@@ -1,13 +1,10 @@
 //! The self-test: each safety rule that is switched off, and each mistake that is planted, must be found.
 
-use std::time::Duration;
-
-use collective::proto::planted::{Bug, Planted};
-use serde::Serialize;
-
 use crate::check::Rule;
-use crate::run::{Report, run};
+use crate::run::run;
 use crate::scenario::{Scenario, find};
+use anyhow::{Context, ensure};
+use collective::proto::planted::{Bug, Planted};
 
 /// How a bug was found.
 #[derive(Clone, Copy, Debug)]
@@ -25,74 +22,68 @@ pub(crate) struct Find {
     pub(crate) took_s: f64,
 }
 
-/// What came of looking for a bug again.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct Found {
-    pub(crate) bug: &'static str,
-    pub(crate) about: &'static str,
-    pub(crate) scenario: &'static str,
-    /// From the first seed that was searched to the one that found it.
-    pub(crate) seeds: String,
-    pub(crate) violated: Option<String>,
-    /// Whether what was violated is what the table says.
-    pub(crate) as_before: bool,
-    /// Whether the same run without the bug is clean.
-    pub(crate) clean_without: bool,
-    /// How long the search took once, in seconds of one core.
-    pub(crate) searched_s: f64,
-    /// How long both runs took now.
-    pub(crate) took_s: f64,
-}
-
-impl Found {
-    /// Returns what was violated, in words.
-    pub(crate) fn first(&self) -> &str {
-        self.violated.as_deref().map_or("nothing", str::trim)
-    }
-}
-
 impl Find {
-    /// Runs the seed with the bug and without.
-    pub(crate) fn again(&self) -> anyhow::Result<Found> {
-        anyhow::ensure!(Planted::POSSIBLE, "this is a release build; build it with `--features planted`");
+    /// Runs the seed with the bug and without: returns what was violated with it, in words.
+    ///
+    /// # Errors
+    /// The bug is not found any more, or something is violated without it, too.
+    pub(crate) fn again(&self) -> anyhow::Result<String> {
         let scenario = of_name(self.scenario)?;
-        let started = cpu_s();
         let with = run(&Scenario { planted: Some(self.bug), ..scenario.clone() }, self.seed, false);
+        let what = with.violations.first().map_or("nothing", |violation| violation.trim()).to_owned();
+        ensure!(with.first == Some(self.rule), "{}: {what}", self.bug.name());
         let without = run(&scenario, self.seed, false);
-        Ok(Found {
-            bug: self.bug.name(),
-            about: self.bug.about(),
-            scenario: self.scenario,
-            seeds: format!("{}..={}", self.from, self.seed),
-            violated: with.violations.first().cloned(),
-            as_before: with.first == Some(self.rule),
-            clean_without: without.exit == 0,
-            searched_s: self.took_s,
-            took_s: cpu_s() - started,
-        })
+        ensure!(without.exit == 0, "without {}: {}", self.bug.name(), without.violations.join("; "));
+        Ok(what)
     }
 }
 
-/// Searches seeds until one finds the bug; returns that one and the seconds that all of them took.
-pub(crate) fn search(
-    bug: Bug,
-    scenario: &Scenario,
-    seeds: std::ops::Range<u64>,
-    budget: Duration,
-) -> (Option<(u64, Report)>, f64) {
-    let planted = Scenario { planted: Some(bug), ..scenario.clone() };
+/// Looks again for every bug of the table, or for one, and prints what comes of it; returns the exit code.
+///
+/// # Errors
+/// This build plants no bugs, or there is none of that name.
+pub(crate) fn look_again(only: Option<&str>) -> anyhow::Result<u8> {
+    ensure!(Planted::POSSIBLE, "a release build plants no bugs; build it with `--features planted`");
+    let finds: Vec<_> = TABLE.iter().filter(|find| only.is_none_or(|only| find.bug.name() == only)).collect();
+    ensure!(!finds.is_empty(), "there is no such bug; see `collective-sim selftest`");
+    let mut exit = 0;
+    for find in finds {
+        let (what, verdict) = match find.again() {
+            Ok(what) => (what, "found"),
+            Err(error) => (error.to_string(), "NOT FOUND"),
+        };
+        if verdict != "found" {
+            exit = Rule::OneManager.exit();
+        }
+        println!("{:24} {verdict}: {}", find.bug.name(), find.bug.about());
+        let (scenario, from, seed, took_s) = (find.scenario, find.from, find.seed, find.took_s);
+        println!("{:24} {scenario}, seeds {from}..={seed} in {took_s:.1} s: {what}", "");
+    }
+    Ok(exit)
+}
+
+/// Searches seeds until one finds the bug, and prints which; returns the exit code.
+///
+/// # Errors
+/// There is no such bug or scenario.
+pub(crate) fn search(bug: &str, scenario: &str, (from, to): (u64, u64), budget_s: u64) -> anyhow::Result<u8> {
+    let named = Bug::ALL.iter().find(|named| named.name() == bug).context("there is no such bug")?;
+    let sound = of_name(scenario)?;
+    let planted = Scenario { planted: Some(*named), ..sound.clone() };
     let started = cpu_s();
-    for seed in seeds {
+    for seed in from..to {
         let report = run(&planted, seed, false);
         // A seed that finds something without the bug, too, has not found the bug.
-        if report.exit != 0 && run(scenario, seed, false).exit == 0 {
-            return (Some((seed, report)), cpu_s() - started);
+        if report.exit != 0 && run(&sound, seed, false).exit == 0 {
+            println!("{bug}: seed {seed} of {scenario}, {:.1} s: {}", cpu_s() - started, report.violations[0].trim());
+            return Ok(0);
         }
-        if cpu_s() - started > budget.as_secs_f64() {
+        if cpu_s() - started > budget_s as f64 {
             break;
         }
     }
-    (None, cpu_s() - started)
+    println!("{bug}: not found in {:.1} s", cpu_s() - started);
+    Ok(Rule::Convergence.exit())
 }
 
 /// Returns how long this thread has worked, in seconds; the machine's other work is left out.

@@ -18,7 +18,8 @@ mod steps;
 pub(crate) mod units;
 mod write;
 
-use reader::{Mistake, read};
+pub(crate) use parse::scenario as top;
+pub(crate) use reader::{Mistake, read};
 
 /// One scenario.
 #[derive(Clone, Debug, PartialEq)]
@@ -170,9 +171,30 @@ const LIBRARY: &[(&str, &str)] = &library![
     "joiner-dies",
     "manager-returns",
     "bridge",
+    "ring",
     "one-way",
+    "link-cut",
+    "deaf-forever",
+    "flapping",
+    "jam",
+    "rough-network",
     "cold-start",
+    "clean-stop",
     "pause",
+    "slow-cpu",
+    "wall-clock",
+    "vm-freeze",
+    "slow-disks",
+    "torn-write",
+    "disk-full",
+    "fsync-error",
+    "disk-lost",
+    "old-snapshot",
+    "backup-restored",
+    "cloned-identity",
+    "key-rotation",
+    "join-crash",
+    "actions-under-split",
     "lost-confirmation",
 ];
 

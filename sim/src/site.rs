@@ -46,8 +46,8 @@ pub(crate) struct Site {
     inbox: VecDeque<Event>,
     /// Whether a slow processor is busy, so that events wait their turn.
     pub(crate) is_busy: bool,
-    /// Whether its disk was rolled back, so that it must be invited again.
-    pub(crate) rolled_back: bool,
+    /// Since when its disk is one of the past, or its identity was cloned, so that it must be invited again.
+    pub(crate) rolled_back: Option<u64>,
     /// Faults that keep it from being started.
     pub(crate) downs: u32,
     /// The true time at which the core wants to wake.
@@ -78,6 +78,16 @@ pub(crate) enum Death {
 }
 
 impl Death {
+    /// Returns how people call it.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Killed => "killed",
+            Self::Power => "power lost",
+            Self::Torn => "power lost in the middle of a write",
+            Self::Stopped => "stopped",
+        }
+    }
+
     /// Returns whether the machine went dark with the process.
     pub(crate) fn is_dark(self) -> bool {
         matches!(self, Self::Power | Self::Torn)
@@ -104,7 +114,7 @@ impl Site {
             pauses: 0,
             inbox: VecDeque::new(),
             is_busy: false,
-            rolled_back: false,
+            rolled_back: None,
             downs: 0,
             wake: None,
             facts: None,
@@ -207,15 +217,15 @@ impl Site {
         self.disk = self.disk.emptied();
         self.kept = None;
         self.me = None;
-        self.rolled_back = false;
+        self.rolled_back = None;
         self.former.clear();
     }
 
     /// Replaces the disk of a machine that is down by what was on it at that time.
-    pub(crate) fn roll_back(&mut self, to: u64) -> anyhow::Result<()> {
+    pub(crate) fn roll_back(&mut self, to: u64, now: u64) -> anyhow::Result<()> {
         self.disk.roll_back(to);
         self.kept = Some(self.disk.load()?);
-        self.rolled_back = true;
+        self.rolled_back = Some(now);
         Ok(())
     }
 

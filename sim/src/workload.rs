@@ -11,6 +11,7 @@ use collective::proto::roster::Role;
 use crate::check::{Authority, Rule};
 use crate::fault::{MS, SECOND};
 use crate::mix::{Mix, Purpose};
+use crate::trace::Seen;
 use crate::world::World;
 
 /// How long an administrator waits.
@@ -102,6 +103,7 @@ impl World {
         asked.outcome = Some(outcome.clone());
         asked.answered = self.time;
         let op = asked.op.clone();
+        self.note_answer(at, &op, &outcome);
         self.tell(|| format!("m{at} answers {op:?}: {outcome:?}"));
         if op == Op::Named("post-mortem") {
             self.tell(|| format!("m{at} says {response:?}"));
@@ -120,6 +122,20 @@ impl World {
         }
     }
 
+    fn note_answer(&mut self, at: usize, op: &Op, outcome: &Outcome) {
+        let what = match op {
+            Op::Write { key, .. } if *outcome != Outcome::Done => format!("the write of {key}"),
+            Op::Named(named @ ("define" | "delete" | "leave" | "role" | "rotate")) => (*named).to_owned(),
+            _ => return,
+        };
+        let answer = match outcome {
+            Outcome::Done => "ok".to_owned(),
+            Outcome::Refused(code) => format!("refused, {code:?}"),
+            Outcome::Unknown => "nobody knows".to_owned(),
+        };
+        self.note(Some(at), || Seen::Answered { what, answer });
+    }
+
     /// A paused process answers late.
     fn late_by_fault(&self) -> u64 {
         self.faults
@@ -135,6 +151,8 @@ impl World {
         let (me, timing, voters) = (core.id(), core.roster().timing, Rc::new(core.roster().voters()));
         let copies = self.copies(&voters, node, key, value);
         self.checker.acknowledged(self.time, key, copies, voters.len());
+        let (write, of) = (key.to_owned(), voters.len());
+        self.note(Some(at), || Seen::Acknowledged { write, copies, voters: of });
         let now = self.sites[at].now(self.time).boot.as_nanos();
         let who = Authority { member: at, me, voters: &voters, timing };
         self.checker.authority(self.time, who, now, &format!("acknowledges {key}"));

@@ -14,6 +14,7 @@ use collective::proto::name::NodeName;
 use collective::proto::planted::{Bug, Planted};
 use collective::proto::request::{EventKind, Request, Standing};
 use collective::proto::roster::Version;
+use collective::proto::time::Instant;
 use ring::digest;
 
 use crate::check::{Authority, Checker, Rule};
@@ -22,13 +23,17 @@ use crate::fault::{Active, Fate, Fault, Kind, MS, SECOND};
 use crate::inject::Jobs;
 use crate::mix::{Mix, Purpose};
 use crate::network::{Frame, IDLE_TIMEOUT, Network};
+use crate::run::Options;
 use crate::scenario::{Scenario, Usual};
-use crate::site::{Death, Site};
+use crate::site::{Death, Site, name};
+use crate::trace::{Seen, Trace, seconds};
 use crate::workload::{Asked, Ledger, Op, Outcome};
 
 /// How often a link that is down is dialled, and a link that is up looked at.
 const DIAL_EVERY: u64 = 300 * MS;
 const LOOK_EVERY: u64 = SECOND;
+/// How long a daemon that ends leaves its last frames to get out, as `daemon::driver` does.
+const FAREWELL: u64 = 150 * MS;
 
 /// Something that is due.
 #[derive(Debug)]
@@ -115,6 +120,11 @@ pub(crate) enum Due {
         life: u64,
         id: JobId,
     },
+    /// A process that said farewell ends.
+    Halted {
+        at: usize,
+        life: u64,
+    },
     /// An action is asked for.
     Act,
     /// A member takes a new key in use.
@@ -153,7 +163,7 @@ pub(crate) struct World {
     pub(crate) noted: Vec<Option<usize>>,
     /// The actions that run on nodes.
     pub(crate) jobs: Jobs,
-    /// Which joins are disturbed, and by what.
+    /// Whose next join is disturbed: by the end of which host, at which step.
     pub(crate) disturbed: BTreeMap<usize, (usize, u64)>,
     /// How often the workload asks something; not at all when zero.
     pub(crate) work_every: u64,
@@ -168,18 +178,20 @@ pub(crate) struct World {
     pub(crate) cares: bool,
     told: BTreeMap<(usize, usize), (u64, Rc<Facts>)>,
     voters: BTreeMap<Version, Rc<BTreeSet<MemberId>>>,
-    seen_roster: Vec<Option<Version>>,
+    pub(crate) seen_roster: Vec<Option<Version>>,
     seen_incarnation: Vec<(u64, u64)>,
     /// How far each member had come when last looked at, and since when it has quorum.
     seen_standing: Vec<(Standing, u64)>,
     hash: digest::Context,
     pub(crate) events: u64,
+    /// What is seen of the run, when it is wanted.
+    pub(crate) trace: Option<Trace>,
     /// Lines for people, when they are wanted.
     pub(crate) story: Option<Vec<String>>,
 }
 
 impl World {
-    pub(crate) fn new(scenario: &Scenario, seed: u64, tell: bool) -> Self {
+    pub(crate) fn new(scenario: &Scenario, seed: u64, options: &Options) -> Self {
         let mix = Mix::new(seed);
         let mut sites: Vec<_> = (0..scenario.members).map(|number| Site::new(mix, number)).collect();
         for (site, drift) in sites.iter_mut().zip(&scenario.drift_ppm) {
@@ -222,7 +234,8 @@ impl World {
             seen_standing: vec![(Standing::Isolated, 0); count],
             hash: digest::Context::new(&digest::SHA256),
             events: 0,
-            story: tell.then(Vec::new),
+            trace: options.trace.then(Trace::default),
+            story: options.story.then(Vec::new),
         };
         for a in 0..count {
             for b in a + 1..count {
@@ -331,6 +344,11 @@ impl World {
             Due::Boot { at } => self.boot(at),
             Due::Job { at, life, id } => self.end_job(at, life, id),
             Due::Act => self.act_now(),
+            Due::Halted { at, life } => {
+                if self.sites[at].life == life {
+                    self.die(at, Death::Stopped);
+                }
+            }
             Due::Turn { at, life } => self.take_turn(at, life),
             Due::Switch { at, life, fingerprint } => self.switch_identity(at, life, fingerprint),
             Due::Care => {
@@ -385,6 +403,11 @@ impl World {
                 self.checker.born(at);
                 self.seen_standing[at] = (Standing::Isolated, self.time);
                 self.tell(|| format!("m{at} starts"));
+                let (id, incarnation) = (self.sites[at].me, self.sites[at].disk.incarnation);
+                self.note(Some(at), || Seen::Start {
+                    id: id.map_or_else(String::new, |id| id.to_string()),
+                    incarnation,
+                });
                 self.trace(at, b"boot", &[]);
                 self.perform(at, effects);
                 self.check(at);
@@ -416,9 +439,12 @@ impl World {
             self.network.drop_end(at, peer);
         }
         self.ledger.orphan(at);
+        self.break_joins(at, death);
         if let Err(error) = self.sites[at].die(survive) {
             self.violate(Rule::NothingLost, format!("the store of m{at} cannot be read: {error:#}"));
         }
+        self.note(Some(at), || Seen::End { how: death.word().to_owned() });
+        self.watch(at);
         if death.is_dark() {
             self.jobs.forget(at);
             self.sites[at].clock.reboot(self.time);
@@ -455,6 +481,8 @@ impl World {
             let voter = site.core.as_ref().and_then(|core| core.roster().by_fingerprint(*peer)).map(|voter| voter.id);
             if let (Some(sent), Some(voter)) = (sent, voter) {
                 self.checker.contact(at, voter, sent);
+                let sent = self.sites[at].clock.when(Instant::from_nanos(sent));
+                self.note(Some(at), || Seen::Granted { voter: voter.to_string(), sent: seconds(sent) });
             }
         }
         let Some(core) = &mut self.sites[at].core else { return };
@@ -537,6 +565,10 @@ impl World {
                     EventKind::ResyncDone => "resync",
                     _ => "other event",
                 });
+                self.note(Some(at), || Seen::Event {
+                    kind: format!("{:?}", event.kind),
+                    message: event.message.clone(),
+                });
                 self.tell(|| format!("m{at} {:?} {}", event.kind, event.message));
                 let token = event.token.as_deref().and_then(token);
                 if let (EventKind::ManagerChanged, Some(_), Some(node), Some(token)) =
@@ -548,9 +580,12 @@ impl World {
             Effect::Rebirth { reason } => {
                 self.violate(Rule::NothingLost, format!("a document broke on m{at}: {reason}"));
             }
-            Effect::Halt => self.die(at, Death::Stopped),
+            Effect::Halt => {
+                let life = self.sites[at].life;
+                self.after(FAREWELL, Due::Halted { at, life });
+            }
             Effect::Run { id, job, until } => self.run_job(at, id, job.node, until),
-            Effect::Extend { id, until } => self.jobs.extend(at, id, until),
+            Effect::Extend { id, until } => self.extend_job(at, id, until),
             Effect::Cease { node } => self.cease(at, &node),
             Effect::SwitchIdentity { fingerprint } => {
                 let life = self.sites[at].life;
@@ -606,6 +641,8 @@ impl World {
         self.tell(|| format!("FAULT {kind}"));
         let until = until.map(|until| self.time + (until - at));
         self.active.begin(number, self.time, until, kind.clone());
+        let draw = self.faults[number].number;
+        self.note(None, || Seen::Fault { number: draw, kind: kind.word().to_owned(), what: kind.to_string() });
         match &kind {
             Kind::Crash(at) => self.doom(*at, number, Death::Killed),
             Kind::Power { members, disk } => {
@@ -616,7 +653,10 @@ impl World {
                 self.sites[*at].downs += 1;
                 self.handle(*at, Event::Stop);
             }
-            Kind::Pause(at) | Kind::Freeze(at) => self.sites[*at].pauses += 1,
+            Kind::Pause(at) | Kind::Freeze(at) => {
+                self.sites[*at].pauses += 1;
+                self.note(Some(*at), || Seen::Pause);
+            }
             kind => self.begin_rare(kind, number),
         }
     }
@@ -636,6 +676,8 @@ impl World {
         let Fault { kind, until, at, .. } = self.faults[number].clone();
         self.tell(|| format!("END {kind}"));
         self.active.end(number);
+        let draw = self.faults[number].number;
+        self.note(None, || Seen::Healed { number: draw, what: kind.to_string() });
         match &kind {
             Kind::Crash(at) | Kind::Stop(at) => self.revive(*at),
             Kind::Power { members, disk } => {
@@ -670,6 +712,7 @@ impl World {
         if site.pauses > 0 {
             return;
         }
+        self.note(Some(at), || Seen::Resume);
         for event in self.sites[at].take_inbox() {
             self.handle(at, event);
         }
@@ -850,6 +893,7 @@ impl World {
         self.network.connect(a, b, self.time);
         self.count("link");
         self.tell(|| format!("link m{a} m{b} up"));
+        self.note(Some(a), || Seen::LinkUp { peer: name(b) });
         for (at, peer, hello) in [(a, b, hello_b), (b, a, hello_a)] {
             let (key, address) = (self.sites[peer].fingerprint, self.sites[peer].address);
             self.handle(at, Event::LinkUp { peer: key, address, hello });
@@ -859,6 +903,7 @@ impl World {
     fn lose_end(&mut self, at: usize, peer: usize, reason: &'static str) {
         if self.network.drop_end(at, peer) {
             self.tell(|| format!("link m{at} to m{peer} down: {reason}"));
+            self.note(Some(at), || Seen::LinkDown { peer: name(peer), why: reason.to_owned() });
             let key = self.sites[peer].fingerprint;
             self.handle(at, Event::LinkDown { peer: key, reason: reason.to_owned() });
         }
@@ -993,6 +1038,12 @@ impl World {
 
     /// Checks what must hold at every moment, after a member did something: only then can anything begin.
     fn check(&mut self, at: usize) {
+        self.watch_roster(at);
+        self.look_closely(at);
+        self.watch(at);
+    }
+
+    fn look_closely(&mut self, at: usize) {
         let time = self.time;
         let Some(core) = &self.sites[at].core else { return };
         let version = core.roster().version;

@@ -37,6 +37,8 @@ use crate::store::{Record, Report, StateDir, Store, StoreError, StoreThread};
 const NEWS_MAX: usize = 4_096;
 /// How long a full disk is given before the save is tried again.
 const SAVE_AGAIN: Duration = Duration::from_secs(1);
+/// How long one event may take before the log says so: renewals are due every 167 ms in the quickest profile.
+const BUSY: Duration = Duration::from_millis(150);
 /// How long the last frames of a stopping daemon may take to leave.
 const FAREWELL: Duration = Duration::from_millis(150);
 
@@ -274,8 +276,13 @@ impl Life {
     }
 
     fn handle(&mut self, event: Event) {
+        let (what, began) = (event.what(), clock::now().boot);
         let effects = self.core.handle(event, clock::now());
         self.perform(effects);
+        let took = clock::now().boot.since(began);
+        if took >= BUSY {
+            tracing::warn!(what, ms = took.as_millis(), "one event kept this member busy; leases waited for it");
+        }
     }
 
     /// Performs effects in the order given.

@@ -11,6 +11,7 @@
 mod answers;
 mod changes;
 mod event;
+mod imports;
 mod joining;
 mod links;
 mod lookups;
@@ -133,6 +134,7 @@ pub struct Collective {
     writes: Writes,
     managers: Managers,
     runs: Runs,
+    imports: imports::Imports,
     invites: Invites,
     /// The invitations as they were last given to the store.
     saved_invites: BTreeMap<InviteId, Invite>,
@@ -209,6 +211,7 @@ impl Collective {
             writes: Writes::new(birth.quarantined),
             managers: Managers::default(),
             runs: Runs::default(),
+            imports: imports::Imports::new(),
             saved_invites: invites.iter().map(|invite| (invite.id, invite.clone())).collect(),
             invites: Invites::restore(birth.decoy, invites),
             joins: BTreeMap::new(),
@@ -400,6 +403,8 @@ impl Collective {
     }
 
     fn on_saved(&mut self, ticket: Ticket) {
+        // Whatever save it was: the disk has room again.
+        self.writes.disk_trouble = None;
         for after in self.saves.remove(&ticket).unwrap_or_default() {
             match after {
                 AfterSave::Adopt(roster) => self.enforce(*roster),
