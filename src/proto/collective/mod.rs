@@ -11,6 +11,7 @@
 mod answers;
 mod changes;
 mod event;
+mod failback;
 mod imports;
 mod joining;
 mod links;

@@ -141,7 +141,7 @@ impl Collective {
         for owner in &owners {
             let Owner::Node(node) = owner else { continue };
             if let Some(record) = record_of(&self.documents, node).filter(|record| record.despite.is_some()) {
-                let record = Record { despite: None, ..record };
+                let record = Record { despite: None, to: None, ..record };
                 plan.puts.push(Put {
                     entity: place(owner),
                     attribute: Record::ATTRIBUTE.into(),
