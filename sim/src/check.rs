@@ -298,6 +298,12 @@ pub(crate) struct Final {
     pub(crate) seated: bool,
 }
 
+/// Reads a fencing token: generation, epoch, term.
+pub(crate) fn token_of(text: &str) -> Option<[u64; 3]> {
+    let parts: Vec<_> = text.split('.').filter_map(|part| part.parse().ok()).collect();
+    parts.try_into().ok()
+}
+
 /// I4: says why these members have not converged; nothing when they have. `nodes` are those with a live candidate, and
 /// who acts for each.
 pub(crate) fn unconverged(members: &[Final], nodes: &[(String, Vec<usize>)]) -> Option<String> {

@@ -66,7 +66,14 @@ pub(crate) fn look_again(only: Option<&str>) -> anyhow::Result<u8> {
     for find in finds {
         let (name, about, scenario) = (find.bug.name(), find.bug.about(), find.scenario);
         match find.again(&mut clean) {
-            Ok((seed, what)) => println!("{name:24} found: {about}\n{:24} {scenario}, seed {seed}: {what}", ""),
+            Ok((seed, what)) => {
+                println!("{name:24} found: {about}");
+                println!("{:24} {scenario}, seed {seed}: {what}", "");
+                if seed != find.seed {
+                    let (seed, rule, took_s) = (find.seed, find.rule, find.took_s);
+                    println!("{:24} The table says seed {seed}, {rule}, in {took_s:.1} s.", "");
+                }
+            }
             Err(error) => {
                 println!("{name:24} NOT FOUND: {about}\n{:24} {error}", "");
                 exit = Rule::OneManager.exit();

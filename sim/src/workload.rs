@@ -245,6 +245,36 @@ impl World {
         }
     }
 
+    /// R12: a member that takes its seat holds every write that was acknowledged before it had quorum again.
+    pub(crate) fn check_seat(&mut self, at: usize) {
+        let Some(standing) = self.sites[at].core.as_ref().map(Collective::standing) else { return };
+        let (before, since) = self.seen_standing[at];
+        if standing == before {
+            return;
+        }
+        let since = if before == Standing::Isolated { self.time } else { since };
+        self.seen_standing[at] = (standing, since);
+        if standing != Standing::Seated {
+            return;
+        }
+        self.count("seat");
+        let Some(documents) = self.sites[at].documents() else { return };
+        let is_missing = |asked: &&Asked| match &asked.op {
+            Op::Write { node, key, value } => {
+                let found = documents.get(&Entity::Node(node.clone()), key);
+                asked.outcome == Some(Outcome::Done) && asked.answered < since && found != Some(value)
+            }
+            _ => false,
+        };
+        let missing = self.ledger.0.iter().find(is_missing).map(|asked| asked.op.clone());
+        if let Some(op) = missing {
+            self.violate(
+                Rule::NothingLost,
+                format!("m{at} has its seat without {op:?}, acknowledged before it had quorum"),
+            );
+        }
+    }
+
     /// After the end: what was acknowledged is there, what was refused is not, and everybody was answered.
     pub(crate) fn settle_accounts(&mut self, core: &[usize]) {
         for asked in self.ledger.0.clone() {

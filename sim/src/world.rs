@@ -17,7 +17,7 @@ use collective::proto::roster::Version;
 use collective::proto::time::Instant;
 use ring::digest;
 
-use crate::check::{Authority, Checker, Rule};
+use crate::check::{Authority, Checker, Rule, token_of};
 use crate::enrol::Enrolment;
 use crate::fault::{Active, Fate, Fault, Kind, MS, SECOND};
 use crate::inject::Jobs;
@@ -27,7 +27,7 @@ use crate::run::Options;
 use crate::scenario::{Scenario, Usual};
 use crate::site::{Death, Site, name};
 use crate::trace::{Seen, Trace, seconds};
-use crate::workload::{Asked, Ledger, Op, Outcome};
+use crate::workload::Ledger;
 
 /// How often a link that is down is dialled, and a link that is up looked at.
 const DIAL_EVERY: u64 = 300 * MS;
@@ -181,7 +181,7 @@ pub(crate) struct World {
     pub(crate) seen_roster: Vec<Option<Version>>,
     seen_incarnation: Vec<(u64, u64)>,
     /// How far each member had come when last looked at, and since when it has quorum.
-    seen_standing: Vec<(Standing, u64)>,
+    pub(crate) seen_standing: Vec<(Standing, u64)>,
     hash: digest::Context,
     pub(crate) events: u64,
     /// What is seen of the run, when it is wanted.
@@ -570,7 +570,7 @@ impl World {
                     message: event.message.clone(),
                 });
                 self.tell(|| format!("m{at} {:?} {}", event.kind, event.message));
-                let token = event.token.as_deref().and_then(token);
+                let token = event.token.as_deref().and_then(token_of);
                 if let (EventKind::ManagerChanged, Some(_), Some(node), Some(token)) =
                     (event.kind, until, &event.node, token)
                 {
@@ -1079,36 +1079,6 @@ impl World {
         }
     }
 
-    /// R12: a member that takes its seat holds every write that was acknowledged before it had quorum again.
-    fn check_seat(&mut self, at: usize) {
-        let Some(standing) = self.sites[at].core.as_ref().map(Collective::standing) else { return };
-        let (before, since) = self.seen_standing[at];
-        if standing == before {
-            return;
-        }
-        let since = if before == Standing::Isolated { self.time } else { since };
-        self.seen_standing[at] = (standing, since);
-        if standing != Standing::Seated {
-            return;
-        }
-        self.count("seat");
-        let Some(documents) = self.sites[at].documents() else { return };
-        let is_missing = |asked: &&Asked| match &asked.op {
-            Op::Write { node, key, value } => {
-                let found = documents.get(&Entity::Node(node.clone()), key);
-                asked.outcome == Some(Outcome::Done) && asked.answered < since && found != Some(value)
-            }
-            _ => false,
-        };
-        let missing = self.ledger.0.iter().find(is_missing).map(|asked| asked.op.clone());
-        if let Some(op) = missing {
-            self.violate(
-                Rule::NothingLost,
-                format!("m{at} has its seat without {op:?}, acknowledged before it had quorum"),
-            );
-        }
-    }
-
     fn check_quorums(&mut self) {
         // Under one voter set two majorities always meet; only different ones need a look.
         let versions: BTreeSet<_> = self.seen_roster.iter().flatten().copied().collect();
@@ -1152,12 +1122,6 @@ impl World {
         let site = &self.sites[at];
         site.core.as_ref().is_some_and(|core| core.is_quorate(site.now(self.time).boot))
     }
-}
-
-/// Reads a fencing token: generation, epoch, term.
-fn token(text: &str) -> Option<[u64; 3]> {
-    let parts: Vec<_> = text.split('.').filter_map(|part| part.parse().ok()).collect();
-    parts.try_into().ok()
 }
 
 /// Returns what a panic said.
