@@ -188,6 +188,7 @@ impl Site {
             seed: mix.bytes(Purpose::Birth, 2),
             decoy: Seed::new(mix.bytes(Purpose::Birth, 3)),
             actor: Actor::new(me, mix.bytes(Purpose::Birth, 4)),
+            intent: Default::default(),
         };
         let (mut core, effects) = Collective::start(birth, self.clock.now(time));
         core.plant(planted);

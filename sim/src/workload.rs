@@ -2,10 +2,10 @@
 
 use std::rc::Rc;
 
-use collective::proto::collective::RequestId;
+use collective::proto::collective::{Collective, RequestId};
 use collective::proto::document::Entity;
 use collective::proto::name::NodeName;
-use collective::proto::request::{ErrorCode, Request, Response, Target, Wait};
+use collective::proto::request::{ErrorCode, Request, Response, Standing, Target, Wait};
 use collective::proto::roster::Role;
 
 use crate::check::{Authority, Rule};
