@@ -318,7 +318,7 @@ impl fmt::Display for Fault {
 }
 
 /// Gives faults their numbers, in the order in which they begin.
-pub(crate) fn numbered(mut faults: Vec<Fault>) -> Vec<Fault> {
+fn numbered(mut faults: Vec<Fault>) -> Vec<Fault> {
     faults.sort_by_key(|fault| fault.at);
     for (number, fault) in faults.iter_mut().enumerate() {
         fault.number = number as u64;

@@ -152,6 +152,8 @@ pub(crate) struct World {
     usual_fsync: (u64, u64),
     pub(crate) active: Active,
     pub(crate) faults: Vec<Fault>,
+    /// When the first faults were scheduled.
+    begun: Option<u64>,
     pub(crate) sabotage: Option<Sabotage>,
     pub(crate) ledger: Ledger,
     pub(crate) enrolments: Vec<Enrolment>,
@@ -207,6 +209,7 @@ impl World {
             usual_fsync: scenario.fsync,
             active: Active::default(),
             faults: Vec::new(),
+            begun: None,
             sabotage: scenario.sabotage,
             ledger: Ledger::default(),
             enrolments: Vec::new(),
@@ -610,12 +613,16 @@ impl World {
 
     /// Schedules faults relative to now.
     pub(crate) fn schedule(&mut self, faults: Vec<Fault>) {
-        for fault in faults {
+        let late = self.time - *self.begun.get_or_insert(self.time);
+        for mut fault in faults {
             let number = self.faults.len();
             self.at(self.time + fault.at, Due::Begin(number));
             if let Some(until) = fault.until {
                 self.at(self.time + until, Due::End(number));
             }
+            // Kept, and told, by when it is since load and faults began.
+            fault.at += late;
+            fault.until = fault.until.map(|until| until + late);
             self.faults.push(fault);
         }
     }

@@ -71,7 +71,7 @@ impl<'a> Table<'a> {
             return Ok(value);
         }
         // A misspelt key is told as such, not as one that is missing.
-        let is_like = |name: &&str| distance(name, key) <= 2;
+        let is_like = |name: &&str| distance(name, key) <= name.len() / 3;
         if let Some(name) = self.strange().map(|(name, _)| name).find(is_like) {
             return Err(self.unknown(name));
         }
