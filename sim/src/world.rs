@@ -673,7 +673,7 @@ impl World {
         match &kind {
             Kind::Crash(at) | Kind::Stop(at) => self.revive(*at),
             Kind::Power { members, disk } => {
-                members.iter().for_each(|member| self.return_from(*member, *disk, until, at))
+                members.iter().for_each(|member| self.return_from(*member, *disk, until, at));
             }
             Kind::Pause(at) => self.go_on(*at),
             Kind::Freeze(member) => {

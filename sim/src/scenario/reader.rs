@@ -28,7 +28,7 @@ impl fmt::Display for Mistake {
 
 impl Mistake {
     fn at(text: &str, offset: usize, message: String) -> Self {
-        let before = &text[..text.floor_char_boundary(offset)];
+        let before = text.get(..offset).unwrap_or(text);
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
         Self { line: before.matches('\n').count() + 1, column: before[line_start..].chars().count() + 1, message }
     }
