@@ -20,7 +20,7 @@ use super::state::{self, Arrival, State};
 use crate::config::Config;
 use crate::gossip::{Admission, Gossip, GossipConfig, Heard, PeerTransport};
 use crate::net::{CloseCode, Net, NetConfig, NetEvent, Switch};
-use crate::proto::collective::{Birth, Collective, Effect, Event, JobId, JoinId, Peer, RequestId, Ticket};
+use crate::proto::collective::{Birth, Collective, Effect, Event, Intent, JobId, JoinId, Peer, RequestId, Ticket};
 use crate::proto::document::Actor;
 use crate::proto::facts::Facts;
 use crate::proto::identity::{Fingerprint, SessionId};
@@ -162,6 +162,7 @@ impl Life {
             seed: state::random()?,
             decoy: state::decoy(&identity),
             actor: Actor::new(me, state::random()?),
+            intent: Intent { ideal_voters: config.ideal_voters, volunteer: config.volunteer },
         };
         let (core, effects) = Collective::start(birth, clock::now());
 
