@@ -577,7 +577,7 @@ impl World {
             Effect::Cease { node } => self.cease(at, &node),
             Effect::SwitchIdentity { fingerprint } => {
                 let life = self.sites[at].life;
-                self.after(0, Due::Switch { at, life, fingerprint });
+                self.after(FAREWELL, Due::Switch { at, life, fingerprint });
             }
             _ => {}
         }
