@@ -883,7 +883,7 @@ impl World {
             }
         }
         self.network.connect(a, b, self.time);
-        self.count("link");
+        self.count("link up");
         self.tell(|| format!("link m{a} m{b} up"));
         self.note(Some(a), || Seen::LinkUp { peer: name(b) });
         for (at, peer, hello) in [(a, b, hello_b), (b, a, hello_a)] {
