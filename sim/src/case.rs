@@ -137,6 +137,20 @@ mod tests {
         assert!(Case::parse(&scenario.text()).expect_err("no case").message.contains("needs `case`"));
     }
 
+    /// What was found and mended stays so; the hashes are of the code that failed.
+    #[test]
+    fn every_mended_case_runs_clean() {
+        let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/cases")).expect("a directory of cases");
+        let mut paths: Vec<_> = files.filter_map(|file| Some(file.ok()?.path())).collect();
+        paths.sort();
+        assert!(!paths.is_empty());
+        for path in paths {
+            let case = Case::load(&path).expect("a case");
+            let report = crate::run::run(&case.scenario, case.seed, false);
+            assert_eq!(report.violations, Vec::<String>::new(), "{}", path.display());
+        }
+    }
+
     #[test]
     fn the_first_difference_is_told() {
         assert_eq!(difference("a\nb\n", "a\nb\n"), None);

@@ -207,7 +207,7 @@ impl Kind {
             Self::Bridge { left, right, .. } => {
                 (left.contains(&from) && right.contains(&to)) || (right.contains(&from) && left.contains(&to))
             }
-            Self::Ring(order) => ring_distance(order, from, to).is_some_and(|far| far > (order.len() / 2 + 1) / 2),
+            Self::Ring(order) => ring_distance(order, from, to).is_some_and(|far| far > (order.len() / 2).div_ceil(2)),
             Self::Deaf(member) => to == *member,
             Self::Mute(member) => from == *member,
             Self::OneWay(a, b) => from == *a && to == *b,
@@ -318,7 +318,7 @@ impl fmt::Display for Fault {
 }
 
 /// Gives faults their numbers, in the order in which they begin.
-pub(crate) fn numbered(mut faults: Vec<Fault>) -> Vec<Fault> {
+fn numbered(mut faults: Vec<Fault>) -> Vec<Fault> {
     faults.sort_by_key(|fault| fault.at);
     for (number, fault) in faults.iter_mut().enumerate() {
         fault.number = number as u64;

@@ -138,7 +138,8 @@ impl Picture {
                 _ => {}
             }
         }
-        picture.end = last - begin;
+        // Whatever a violation began is drawn a little further, so that it is seen.
+        picture.end = (last - begin) * if picture.violations.is_empty() { 1.0 } else { 1.02 };
         for (who, member) in members.iter().enumerate() {
             picture.lane(who, member.since, picture.end, member.word());
         }

@@ -86,7 +86,8 @@ impl World {
                     self.handle(*member, event);
                 }
             }
-            Kind::Clone { member, on } => {
+            // Another one may run there, when two were to begin at once.
+            Kind::Clone { member, on } if self.sites[*on].me == self.sites[*member].me => {
                 if self.sites[*on].is_up() {
                     self.sites[*member].rolled_back = Some(self.time);
                 }

@@ -116,7 +116,12 @@ fn expectations(world: &mut World, scenario: &Scenario, is_whole: bool) {
     };
     let is_found = world.checker.violations.first().is_some_and(|first| first.rule == wanted);
     if is_found {
-        world.checker.violations.clear();
+        // It is told all the same, though it is no failure.
+        for violation in std::mem::take(&mut world.checker.violations) {
+            if let Some(trace) = &mut world.trace {
+                trace.lines.push(violation.line());
+            }
+        }
         world.count("violated as expected");
     } else if is_whole {
         world.violate(Rule::BoundedTime, format!("{wanted} should have been violated, and was not"));
@@ -165,7 +170,7 @@ fn converge(world: &mut World, scenario: &Scenario) -> Option<u64> {
     let mut since = None;
     let mut why = None;
     while world.time < end && world.checker.violations.is_empty() {
-        world.run_until(world.time + 250 * MS);
+        world.run_until((world.time + 250 * MS).min(end));
         why = look(world, &core);
         match (&why, since) {
             (None, None) => since = Some(world.time),

@@ -244,6 +244,15 @@ mod tests {
     }
 
     #[test]
+    fn every_kind_of_fault_has_a_scenario_of_its_own() {
+        let library = all().expect("the library is sound");
+        let faults = library.iter().flat_map(|(scenario, _)| &scenario.faults);
+        let shown: std::collections::BTreeSet<_> = faults.map(|fault| fault.kind.word()).collect();
+        let missing: Vec<_> = WORDS.into_iter().filter(|word| !shown.contains(word)).collect();
+        assert_eq!(missing, Vec::<&str>::new());
+    }
+
+    #[test]
     fn every_file_is_in_the_library_under_its_name() {
         let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios")).expect("a directory");
         let mut names: Vec<_> = files

@@ -37,11 +37,12 @@ pub(crate) fn shrink(scenario: &Scenario, seed: u64, rule: Rule, budget: Duratio
     loop {
         let before = least.clone();
         shrinker.end_early(&mut least);
-        shrinker.thin_out(&mut least);
+        // What makes runs cheap comes first.
         shrinker.lighten(&mut least);
+        shrinker.thin_out(&mut least);
+        shrinker.fewer_members(&mut least);
         shrinker.simplify(&mut least);
         shrinker.shorten(&mut least);
-        shrinker.fewer_members(&mut least);
         if least == before || shrinker.is_late() {
             break;
         }
@@ -184,20 +185,30 @@ mod tests {
 
     use crate::scenario::find;
 
+    /// Two voters forget what they promised while the holder is cut off, in the middle of what does no harm.
     #[test]
     fn a_failure_among_many_faults_shrinks_to_those_that_matter() {
-        let mut scenario = find("random").expect("in the library").expanded(3);
-        scenario.load.churn = false;
-        let noise = scenario.faults.clone();
-        let crash = |at: u64, member| Fault { number: 90 + member as u64, ..Fault::new(at, 50, Kind::Crash(member)) };
-        let isolate = Fault { number: 99, ..Fault::new(50_000, 6_000, Kind::Isolate(0)) };
-        scenario.faults.extend([isolate, crash(50_000, 1), crash(50_000, 2), crash(50_000, 3)]);
-        scenario.planted = Some(Bug::NoQuietStart);
-        let rule = run(&scenario, 3, false).first.expect("a violation");
-        let shrunk = shrink(&scenario, 3, rule, Duration::from_secs(30));
-        assert_eq!(run(&shrunk.scenario, 3, false).first, Some(rule), "it still fails");
-        assert!(shrunk.scenario.faults.len() <= 4, "{:?}, of {} and four", shrunk.scenario.faults, noise.len());
-        assert!(shrunk.scenario.window_ms <= scenario.window_ms && shrunk.scenario.load.every_ms == 0);
+        let fault = |at, length, kind| Fault::new(at, length, kind);
+        let mut faults = vec![
+            fault(2_000, 6_000, Kind::Isolate(0)),
+            fault(2_000, 50, Kind::Crash(1)),
+            fault(2_000, 50, Kind::Crash(2)),
+        ];
+        for at in [100, 500, 900] {
+            faults.push(fault(at, 300, Kind::Duplicate(100)));
+            faults.push(fault(at, 300, Kind::WallClock { member: 1, by_ms: 5_000 }));
+            faults.push(fault(at, 300, Kind::SlowDisk { member: 2, fsync_ms: 20 }));
+        }
+        for (number, fault) in faults.iter_mut().enumerate() {
+            fault.number = number as u64;
+        }
+        let scenario = Scenario { faults, planted: Some(Bug::NoQuietStart), ..Scenario::new("noise", 3) };
+        let (seed, rule) =
+            (0..9).find_map(|seed| Some((seed, run(&scenario, seed, false).first?))).expect("a seed that fails");
+        let shrunk = shrink(&scenario, seed, rule, Duration::from_secs(30));
+        assert_eq!(run(&shrunk.scenario, seed, false).first, Some(rule), "it still fails");
+        assert!(shrunk.scenario.faults.len() <= 3, "{:?}", shrunk.scenario.faults);
+        assert!(shrunk.scenario.window_ms < scenario.window_ms);
     }
 
     #[test]

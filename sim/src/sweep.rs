@@ -110,7 +110,7 @@ pub(crate) fn sweep(scenario: &Scenario, sweep: &Sweep, json: bool) -> anyhow::R
         let took_s: f64 = reports.values().map(|report| report.took_s).sum();
         let slowest = reports.values().filter_map(|report| report.converged_after_ms).max().unwrap_or(0);
         println!("{} runs, {:.1} virtual hours, {took_s:.0} s of work", reports.len(), virtual_s / 3_600.0);
-        println!("{} failed; everything equal again after at most {slowest} ms", failed.len());
+        println!("{} failed; the others were equal again after at most {slowest} ms", failed.len());
         if is_cut_short {
             println!("the time was up before the last seed");
         }
@@ -146,11 +146,12 @@ fn again(scenario: &Scenario, first: &Report, sweep: &Sweep) -> anyhow::Result<S
     let least = run(&shrunk.scenario, seed, false);
     let faults: Vec<_> = least.faults.iter().map(|fault| format!("\n  {fault}")).collect();
     let told = format!(
-        "shrunk in {} runs, {:.1} s, to {} members and {} faults:{}",
+        "shrunk in {} runs, {:.1} s, to {} members and, of {} faults, {}:{}",
         shrunk.runs,
         shrunk.took.as_secs_f64(),
         shrunk.scenario.joined,
-        shrunk.scenario.faults.len(),
+        scenario.expanded(seed).faults.len(),
+        least.faults.len(),
         faults.concat()
     );
     let Some(out) = &sweep.out else {

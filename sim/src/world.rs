@@ -153,6 +153,8 @@ pub(crate) struct World {
     usual_fsync: (u64, u64),
     pub(crate) active: Active,
     pub(crate) faults: Vec<Fault>,
+    /// When the first faults were scheduled.
+    begun: Option<u64>,
     planted: Planted,
     pub(crate) ledger: Ledger,
     pub(crate) enrolments: Vec<Enrolment>,
@@ -212,6 +214,7 @@ impl World {
             usual_fsync: scenario.fsync,
             active: Active::default(),
             faults: Vec::new(),
+            begun: None,
             planted: scenario.planted.map(Planted::one).unwrap_or_default(),
             ledger: Ledger::default(),
             enrolments: Vec::new(),
@@ -589,7 +592,7 @@ impl World {
             Effect::Cease { node } => self.cease(at, &node),
             Effect::SwitchIdentity { fingerprint } => {
                 let life = self.sites[at].life;
-                self.after(0, Due::Switch { at, life, fingerprint });
+                self.after(FAREWELL, Due::Switch { at, life, fingerprint });
             }
             _ => {}
         }
@@ -625,12 +628,16 @@ impl World {
 
     /// Schedules faults relative to now.
     pub(crate) fn schedule(&mut self, faults: Vec<Fault>) {
-        for fault in faults {
+        let late = self.time - *self.begun.get_or_insert(self.time);
+        for mut fault in faults {
             let number = self.faults.len();
             self.at(self.time + fault.at, Due::Begin(number));
             if let Some(until) = fault.until {
                 self.at(self.time + until, Due::End(number));
             }
+            // Kept, and told, by when it is since load and faults began.
+            fault.at += late;
+            fault.until = fault.until.map(|until| until + late);
             self.faults.push(fault);
         }
     }
@@ -681,7 +688,7 @@ impl World {
         match &kind {
             Kind::Crash(at) | Kind::Stop(at) => self.revive(*at),
             Kind::Power { members, disk } => {
-                members.iter().for_each(|member| self.return_from(*member, *disk, until, at))
+                members.iter().for_each(|member| self.return_from(*member, *disk, until, at));
             }
             Kind::Pause(at) => self.go_on(*at),
             Kind::Freeze(member) => {
@@ -891,7 +898,7 @@ impl World {
             }
         }
         self.network.connect(a, b, self.time);
-        self.count("link");
+        self.count("link up");
         self.tell(|| format!("link m{a} m{b} up"));
         self.note(Some(a), || Seen::LinkUp { peer: name(b) });
         for (at, peer, hello) in [(a, b, hello_b), (b, a, hello_a)] {

@@ -147,7 +147,8 @@ fn each_outcome_has_its_exit_code() {
     assert!(told.contains("mistake.toml:8:1: ") && told.contains("did you mean `converge`?"), "{told}");
     let (late, told) = run("late.toml", "[[step]]\nat = \"1s\"\nlocked = [\"m0\"]\n");
     assert_eq!(late, Some(3), "{told}");
-    let (never, told) = run("never.toml", "[expect]\nconverge = \"10ms\"\n");
+    let (never, told) =
+        run("never.toml", "[[fault]]\nat = \"1s\"\nfor = \"1s\"\ncrash = \"m0\"\n[expect]\nconverge = \"100ms\"\n");
     assert_eq!(never, Some(4), "{told}");
     let budget = sim(&["sweep", "--seeds", "0..100000", "--budget", "1s"]);
     assert_eq!(budget.status.code(), Some(7), "{}", text(&budget));

@@ -8,7 +8,7 @@ const WORDS = [["seated", "seated: may manage and write"], ["rejoining", "rejoin
 const LANE = 24, GAP = 7, PAD = 12, TOP = 34, HEADING = 24, FAULT = 19;
 
 const names = document.getElementById("names"), scroll = document.getElementById("scroll");
-const width = Math.max(run.end * Math.max(3, (scroll.clientWidth - 2 * PAD) / Math.max(run.end, 1)), 400);
+const width = Math.max(run.end * 3, scroll.clientWidth - 2 * PAD - 2, 400);
 const x = time => PAD + time / Math.max(run.end, .001) * width;
 const colour = member => COLOURS[member % COLOURS.length];
 
@@ -101,7 +101,11 @@ run.nodes.forEach(([node, bars], number) => {
   svg.append(make("rect", { class: "track", x: x(0), y, width: x(run.end) - x(0), height: LANE, rx: 4 }));
   for (const [from, to, who, lease] of bars) {
     const member = run.members[who];
-    hint(bar("acts", from, to, y, LANE, member, "on-acts", colour(who)), `${member} acts for ${node}, ${seconds(from)} to ${seconds(to)}`);
+    // Two that act at once share the lane, so that both are seen.
+    const beside = bars.findIndex(other => other[2] !== who && other[0] < to && from < other[1]);
+    const isBelow = beside >= 0 && (bars[beside][0] < from || bars[beside][0] === from && bars[beside][2] < who);
+    const height = beside < 0 ? LANE : LANE / 2;
+    hint(bar("acts", from, to, isBelow ? y + height : y, height, member, "on-acts", colour(who)), `${member} acts for ${node}, ${seconds(from)} to ${seconds(to)}`);
     if (lease > to) {
       const rest = make("rect", { class: "lease", x: x(to), y: y + 3, width: Math.max(x(lease) - x(to), 1), height: LANE - 6, stroke: colour(who) });
       svg.append(hint(rest, `${member}'s lease on ${node} ends at ${seconds(lease)}: until then nobody else acts`));
@@ -110,11 +114,12 @@ run.nodes.forEach(([node, bars], number) => {
   }
 });
 
-for (const [at, what] of run.violations) {
+run.violations.forEach(([at, what], number) => {
   svg.append(make("line", { class: "violation", x1: x(at), x2: x(at), y1: TOP - 14, y2: top }));
+  if (run.violations.findIndex(other => Math.abs(other[0] - at) < run.end / 5) < number) return;
   const isRight = x(at) > width / 2;
   svg.append(make("text", { class: "on-violation", x: x(at) + (isRight ? -6 : 6), y: TOP - 4, "text-anchor": isRight ? "end" : "start" }, what));
-}
+});
 const cursor = make("line", { class: "cursor", y1: TOP - 10, y2: top });
 svg.append(cursor);
 scroll.append(svg);

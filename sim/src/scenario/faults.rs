@@ -37,6 +37,8 @@ const KEYS: [&str; 30] = [
     "rotate",
     "join-crash",
 ];
+/// The number of a fault that has none yet: its place is its number.
+pub(super) const UNNUMBERED: u64 = u64::MAX;
 /// How old a snapshot is unless it is said.
 const USUAL_AGE_MS: u64 = 10_000;
 
@@ -45,7 +47,11 @@ pub(super) fn read(table: &mut Table<'_>, members: usize) -> Result<Fault, Mista
     let at = table.require("at")?.duration()?;
     let length = table.get("for").map(|value| value.duration()).transpose()?;
     let forever = table.get("forever").map(|value| value.boolean()).transpose()?.unwrap_or(false);
-    let number = table.get("number").map(|value| value.count(0..=1_000_000)).transpose()?.unwrap_or(0) as u64;
+    let number = table
+        .get("number")
+        .map(|value| value.count(0..=1_000_000))
+        .transpose()?
+        .map_or(UNNUMBERED, |number| number as u64);
     let disk = table.get("disk");
     let age_ms = table.get("age").map(|value| value.duration()).transpose()?.map(|age| age / MS);
     let (key, value) = table.one_of(&KEYS, "fault")?;

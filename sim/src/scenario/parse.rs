@@ -6,7 +6,7 @@ use collective::proto::roster::Timing;
 use super::reader::{Mistake, Table, Value};
 use super::{Load, Random, Scenario, faults, steps};
 use crate::check::Rule;
-use crate::fault::{FORBIDDEN, MS, WORDS, numbered};
+use crate::fault::{FORBIDDEN, MS, WORDS};
 use crate::step::Bound;
 
 /// The most members that one run simulates at this level.
@@ -14,8 +14,13 @@ const MEMBERS_MAX: usize = 1_000;
 
 /// Reads everything below the top level of a text.
 pub(crate) fn scenario(top: &mut Table<'_>) -> Result<Scenario, Mistake> {
-    let name = top.require("name")?.string()?.to_owned();
-    let mut scenario = Scenario::new(&name, 5);
+    let name = top.require("name")?;
+    // Cases are files of that name.
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "-_.".contains(letter);
+    if name.string()?.is_empty() || !name.string()?.chars().all(is_plain) {
+        return Err(name.mistake("`name` is a word of letters, digits, `-`, `_` and `.`".to_owned()));
+    }
+    let mut scenario = Scenario::new(name.string()?, 5);
     scenario.about = top.require("about")?.string()?.to_owned();
     top.section("mesh", |table| mesh(table, &mut scenario))?;
     top.section("net", |table| net(table, &mut scenario))?;
@@ -27,7 +32,13 @@ pub(crate) fn scenario(top: &mut Table<'_>) -> Result<Scenario, Mistake> {
         return Err(top.mistake("random faults need two members or more".to_owned()));
     }
     let members = scenario.members;
-    scenario.faults = numbered(top.sections("fault", |table| faults::read(table, members))?);
+    scenario.faults = top.sections("fault", |table| faults::read(table, members))?;
+    scenario.faults.sort_by_key(|fault| fault.at);
+    for (place, fault) in scenario.faults.iter_mut().enumerate() {
+        if fault.number == faults::UNNUMBERED {
+            fault.number = place as u64;
+        }
+    }
     scenario.steps = top.sections("step", |table| steps::read(table, members))?;
     scenario.steps.sort_by_key(|step| step.at_ms);
     top.section("expect", |table| expect(table, &mut scenario))?;

@@ -28,7 +28,7 @@ impl fmt::Display for Mistake {
 
 impl Mistake {
     fn at(text: &str, offset: usize, message: String) -> Self {
-        let before = &text[..text.floor_char_boundary(offset)];
+        let before = text.get(..offset).unwrap_or(text);
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
         Self { line: before.matches('\n').count() + 1, column: before[line_start..].chars().count() + 1, message }
     }
@@ -71,7 +71,7 @@ impl<'a> Table<'a> {
             return Ok(value);
         }
         // A misspelt key is told as such, not as one that is missing.
-        let is_like = |name: &&str| distance(name, key) <= 2;
+        let is_like = |name: &&str| distance(name, key) <= name.len() / 3;
         if let Some(name) = self.strange().map(|(name, _)| name).find(is_like) {
             return Err(self.unknown(name));
         }

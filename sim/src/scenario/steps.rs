@@ -25,13 +25,16 @@ const ANSWERS: [(&str, Answer); 9] = [
     ("failure", Answer::Refused(ErrorCode::Failure)),
 ];
 
+/// What must be so of a list of members.
+type OfMembers = fn(Vec<usize>) -> Check;
+
 /// Reads one `[[step]]` among that many sites.
 pub(super) fn read(table: &mut Table<'_>, members: usize) -> Result<Step, Mistake> {
     let at_ms = table.require("at")?.duration()? / MS;
     let mut time = |key| Ok(table.get(key).map(|value| value.duration()).transpose()?.unwrap_or(0) / MS);
     let (within_ms, stays_ms) = (time("within")?, time("for")?);
     let mut checks = Vec::new();
-    let lists: [(_, fn(Vec<usize>) -> Check); 5] = [
+    let lists: [(&'static str, OfMembers); 5] = [
         ("quorate", Check::Quorate),
         ("locked", Check::Locked),
         ("seated", Check::Seated),

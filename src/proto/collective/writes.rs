@@ -404,8 +404,11 @@ impl Collective {
     }
 
     fn answer_writes(&mut self) {
-        let is_confirmed =
-            |waiting: &Waiting| waiting.rest.is_empty() && waiting.awaits().all(|id| self.is_held(&id, waiting.wait));
+        // I5: without quorum the roster may be an old one, and a majority of its voters none any more.
+        let may_confirm = !self.writes.waiting.is_empty() && self.is_quorate(self.now.boot);
+        let is_confirmed = |waiting: &Waiting| {
+            may_confirm && waiting.rest.is_empty() && waiting.awaits().all(|id| self.is_held(&id, waiting.wait))
+        };
         let ended: Vec<_> = self
             .writes
             .waiting
