@@ -32,6 +32,9 @@ enum Command {
         seed: u64,
         #[arg(short, long, value_enum, default_value_t)]
         output: Output,
+        /// How much of what ships is run
+        #[arg(long, value_enum, default_value_t)]
+        level: Level,
         /// Tell everything that happens, on stderr
         #[arg(long)]
         story: bool,
@@ -63,6 +66,16 @@ enum Command {
     },
     /// Names the scenarios
     List,
+}
+
+/// How much of what ships is run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Level {
+    /// The decisions and documents
+    #[default]
+    Core,
+    /// Whole daemons over simulated UDP
+    Quic,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -105,8 +118,12 @@ pub(crate) fn main() -> ExitCode {
 
 fn carry_out(command: Command) -> anyhow::Result<u8> {
     match command {
-        Command::Run { scenario, seed, output, story } => {
-            let report = run(&find(&scenario)?, seed, story);
+        Command::Run { scenario, seed, output, level, story } => {
+            let scenario = find(&scenario)?;
+            let report = match level {
+                Level::Core => run(&scenario, seed, story),
+                Level::Quic => crate::quic::run(&scenario, seed, story)?,
+            };
             report.story.iter().for_each(|line| eprintln!("{line}"));
             match output {
                 Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),

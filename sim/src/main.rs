@@ -10,6 +10,7 @@ mod enrol;
 mod fault;
 mod mix;
 mod network;
+mod quic;
 mod run;
 mod scenario;
 mod site;

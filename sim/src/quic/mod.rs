@@ -1,0 +1,87 @@
+//! Level `quic`: whole shipped daemons, with quinn, rustls, chitchat and redb, over in-memory UDP in virtual time.
+//!
+//! One run is one tokio runtime of one thread with a paused clock. Everything random follows from the seed, so a run
+//! repeats itself byte for byte. See docs/simulation.md for what had to be set, and where.
+
+mod crypto;
+mod disk;
+mod drive;
+mod entropy;
+mod home;
+mod ledger;
+mod machine;
+mod process;
+mod stage;
+mod watch;
+mod wire;
+
+use std::sync::Mutex;
+use std::time::Instant;
+
+use crate::check::Rule;
+use crate::fault::MS;
+use crate::mix::{Mix, Purpose};
+use crate::run::Report;
+use crate::scenario::Scenario;
+use drive::Director;
+use stage::Stage;
+
+/// What panicked, wherever it was.
+static PANIC: Mutex<Option<String>> = Mutex::new(None);
+
+/// Runs a scenario with a seed.
+///
+/// The hash repeats itself in the first run of a process only: tokio mixes into what its `select!` draws how many
+/// runtimes there were before.
+///
+/// # Errors
+/// When the scenario cannot be run at this level.
+pub(crate) fn run(scenario: &Scenario, seed: u64, tell: bool) -> anyhow::Result<Report> {
+    let scenario = scenario.clone();
+    // A thread of its own, whose entropy is the seed's from its first breath.
+    let thread = std::thread::Builder::new().name("simulation".into()).spawn(move || {
+        let mix = Mix::new(seed);
+        entropy::sow(mix.bytes(Purpose::Entropy, u64::MAX));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
+        let started = Instant::now();
+        let report = runtime.block_on(perform(&scenario, seed, mix, tell));
+        report.map(|report| Report { took_s: started.elapsed().as_secs_f64(), ..report })
+    })?;
+    thread.join().map_err(|_| anyhow::anyhow!("the simulation panicked"))?
+}
+
+async fn perform(scenario: &Scenario, seed: u64, mix: Mix, tell: bool) -> anyhow::Result<Report> {
+    let stage = Stage::new(mix, scenario.members, tell);
+    let director = Director::new(stage.clone(), scenario.timing)?;
+    let converged = director.play(scenario, seed).await;
+    let panic = PANIC.lock().ok().and_then(|mut panic| panic.take());
+    if let Some(panic) = panic {
+        director.fail(Rule::NoPanic, panic);
+    }
+    let mut state = stage.lock();
+    let time = state.time();
+    let violations = &state.checker.violations;
+    Ok(Report {
+        scenario: scenario.name,
+        seed,
+        hash: state.trace_hash(),
+        exit: violations.first().map_or(0, |first| first.rule.exit()),
+        #[cfg(test)]
+        first: violations.first().map(|first| first.rule),
+        violations: violations.iter().map(ToString::to_string).collect(),
+        faults: state.faults.iter().map(ToString::to_string).collect(),
+        virtual_s: time as f64 / 1e9,
+        converged_after_ms: converged.map(|time| time / MS),
+        events: state.events,
+        coverage: state.coverage.clone(),
+        story: state.story.take().unwrap_or_default(),
+        took_s: 0.0,
+    })
+}
+
+/// Takes note of a panic in any task: it is a violation, told with the others.
+pub(crate) fn note_panic(what: String) {
+    if let Ok(mut panic) = PANIC.lock() {
+        panic.get_or_insert(what);
+    }
+}
