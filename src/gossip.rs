@@ -3,6 +3,9 @@
 //! The only room where chitchat's words appear: what it calls a node is a member here, and its addresses are made up
 //! from fingerprints ([`address_of`]). Its idea of who is alive is used to decide whom to gossip with, and for nothing
 //! else; it means that somebody hears the member.
+//!
+//! News are told at once and passed on for a few intervals, each time to a few members. When there are none, chitchat's
+//! own rounds, which are rarer, find what was lost on the way.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -39,6 +42,15 @@ const REJOIN_MAX: Duration = Duration::from_secs(10);
 const REJOIN_AT_ONCE: usize = 64;
 /// The shortest pause between two readings of the records, however many keys change.
 const READ_PAUSE: Duration = Duration::from_millis(50);
+/// The shortest pause between two tellings of our own facts, however often they change.
+const TELL_PAUSE: Duration = Duration::from_millis(100);
+/// Members that are told of news at once: with every one of them doing the same, all of a thousand know after five
+/// intervals.
+const FANOUT: usize = 3;
+/// Intervals for which news are passed on.
+const NEWS_INTERVALS: u32 = 5;
+/// Intervals between two of chitchat's own rounds, which are all there are when nothing is new.
+const CALM_INTERVALS: u32 = 5;
 /// How long a shutdown waits for chitchat.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(2);
 
@@ -51,7 +63,7 @@ pub struct GossipConfig {
     pub me: Fingerprint,
     /// The persisted incarnation at this start. Never a clock: a number used before would revive old facts.
     pub generation: u64,
-    /// The gossip interval.
+    /// The gossip interval: how often news are passed on.
     pub interval: Duration,
     /// Whose records are heard; the same one that the transport was made with.
     pub admission: Admission,
@@ -76,6 +88,7 @@ pub struct Gossip {
     handle: Arc<ChitchatHandle>,
     admission: Admission,
     rejoin: Arc<Notify>,
+    published: Arc<Notify>,
     reader: JoinHandle<()>,
 }
 
@@ -100,11 +113,13 @@ impl Gossip {
         let chitchat = ChitchatConfig {
             chitchat_id: ChitchatId::new(admission::name_of(me), generation, address),
             cluster_id: cluster.to_string(),
-            gossip_interval: interval,
+            gossip_interval: interval * CALM_INTERVALS,
             listen_addr: address,
             seed_nodes: admission.addresses().iter().map(SocketAddr::to_string).collect(),
             failure_detector_config: FailureDetectorConfig {
-                initial_interval: interval,
+                initial_interval: interval * CALM_INTERVALS,
+                // A heartbeat that took longer than this says nothing; one round may be lost.
+                max_interval: interval * CALM_INTERVALS * 3,
                 dead_node_grace_period: GRACE,
                 ..FailureDetectorConfig::default()
             },
@@ -130,6 +145,7 @@ impl Gossip {
             *byte ^= of_generation;
         }
         let rejoin = Arc::new(Notify::new());
+        let published = Arc::new(Notify::new());
         let reader = Reader {
             handle: handle.clone(),
             admission: admission.clone(),
@@ -139,9 +155,11 @@ impl Gossip {
             live: BTreeSet::new(),
             rng: ChaCha8Rng::from_seed(seed),
             pause: REJOIN_FIRST,
+            interval,
+            news_until: Instant::now(),
         };
-        let reader = tokio::spawn(reader.run(interval, changed, rejoin.clone()));
-        Ok(Self { handle, admission, rejoin, reader })
+        let reader = tokio::spawn(reader.run(changed, rejoin.clone(), published.clone()));
+        Ok(Self { handle, admission, rejoin, published, reader })
     }
 
     /// Sets whose records are heard: all fingerprints of the roster. New ones are gossiped with at once.
@@ -150,7 +168,8 @@ impl Gossip {
         self.rejoin.notify_one();
     }
 
-    /// Publishes our facts: sets the keys that changed, deletes the suspicions that no longer stand.
+    /// Publishes our facts: sets the keys that changed, deletes the suspicions that no longer stand, and tells a few
+    /// members at once.
     pub async fn publish(&self, facts: &Facts) {
         let keys = facts.to_keys();
         self.handle
@@ -165,6 +184,7 @@ impl Gossip {
                 }
             })
             .await;
+        self.published.notify_one();
     }
 
     /// Gossips with a member now: to tell an accused of its suspicion, or because something was heard of it.
@@ -205,17 +225,22 @@ struct Reader {
     live: BTreeSet<SocketAddr>,
     rng: ChaCha8Rng,
     pause: Duration,
+    interval: Duration,
+    /// Until when there are news to pass on.
+    news_until: Instant,
 }
 
 impl Reader {
-    async fn run(mut self, every: Duration, changed: Arc<Notify>, rejoin: Arc<Notify>) {
+    async fn run(mut self, changed: Arc<Notify>, rejoin: Arc<Notify>, published: Arc<Notify>) {
         let ended = self.handle.termination_watcher();
         tokio::pin!(ended);
-        let mut every = interval(every);
+        let mut every = interval(self.interval);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut rejoin_at = Instant::now();
         let mut read_at = Instant::now();
         let mut pending = false;
+        let mut told_at = Instant::now();
+        let mut to_tell = false;
         loop {
             tokio::select! {
                 biased;
@@ -239,7 +264,17 @@ impl Reader {
                     read_at = Instant::now();
                     self.read().await;
                 }
+                () = published.notified(), if !to_tell => to_tell = true,
+                () = sleep_until(told_at + TELL_PAUSE), if to_tell => {
+                    to_tell = false;
+                    told_at = Instant::now();
+                    self.has_news();
+                    self.pass_on();
+                }
                 _ = every.tick() => {
+                    if Instant::now() < self.news_until {
+                        self.pass_on();
+                    }
                     read_at = Instant::now();
                     if self.read().await {
                         // Somebody is back, so others may be: ask them at once.
@@ -268,6 +303,7 @@ impl Reader {
             // A full queue is tried again at the next reading.
             if news && self.heard.try_send(Heard::Facts { fingerprint: member, facts: facts.clone() }).is_ok() {
                 self.told.insert(member, (generation, facts));
+                self.has_news();
             }
         }
         let returned = live.difference(&self.live).next().is_some();
@@ -275,13 +311,28 @@ impl Reader {
         returned
     }
 
+    fn has_news(&mut self) {
+        self.news_until = Instant::now() + self.interval * NEWS_INTERVALS;
+    }
+
+    /// Gossips with a few members, drawn at random.
+    fn pass_on(&mut self) {
+        let others = self.admission.addresses().into_iter().filter(|address| *address != address_of(self.me)).collect();
+        self.gossip_with(others, FANOUT);
+    }
+
     /// Gossips with members that are not heard. Without this, islands whose grace period ended never meet again.
     fn try_the_absent(&mut self) {
         let mut absent = self.admission.addresses();
         absent.retain(|address| *address != address_of(self.me) && !self.live.contains(address));
-        for _ in 0..REJOIN_AT_ONCE.min(absent.len()) {
-            let at = self.rng.next_u32() as usize % absent.len();
-            let _ = self.handle.gossip(absent.swap_remove(at));
+        self.gossip_with(absent, REJOIN_AT_ONCE);
+    }
+
+    fn gossip_with(&mut self, mut candidates: Vec<SocketAddr>, count: usize) {
+        for _ in 0..count.min(candidates.len()) {
+            let at = self.rng.next_u32() as usize % candidates.len();
+            // It fails when chitchat has ended; the loop says so.
+            let _ = self.handle.gossip(candidates.swap_remove(at));
         }
     }
 

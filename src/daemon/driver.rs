@@ -1,6 +1,6 @@
 //! One life of a daemon: the loop that turns what happens into events for the core, and performs its effects in order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -24,11 +24,12 @@ use crate::proto::collective::{Birth, Collective, Effect, Event, JobId, JoinId, 
 use crate::proto::document::Actor;
 use crate::proto::facts::Facts;
 use crate::proto::identity::{Fingerprint, SessionId};
+use crate::proto::inventory;
 use crate::proto::invite::JoinAnswer;
 use crate::proto::lease::Stamp;
 use crate::proto::message::{Channel, Delivery, Hello, Message};
 use crate::proto::request::{
-    ActionResult, Done, ErrorCode, EventKind, LoggedEvent, Refusal, Request, Response, Standing,
+    ActionResult, Done, ErrorCode, EventKind, ImportFormat, LoggedEvent, Refusal, Request, Response, Standing,
 };
 use crate::store::{Record, Report, Saver, Store, StoreError};
 
@@ -69,6 +70,8 @@ pub(super) enum News {
     Enrolled(Result<Box<Enrolled>, Refusal>, Arrival),
     /// An action has ended.
     JobDone(JobId, ActionResult),
+    /// An inventory was read, for who asked and for how long they wait.
+    Inventory(Result<Request, Refusal>, Duration, oneshot::Sender<Response>),
 }
 
 /// One life.
@@ -84,6 +87,8 @@ pub(super) struct Life {
     gossip: Arc<Gossip>,
     gossip_in: mpsc::Sender<(Fingerprint, Bytes)>,
     heard: mpsc::Receiver<Heard>,
+    /// Frames of documents that wait until nothing more urgent is there; the network bounds how many bytes they hold.
+    bulk: VecDeque<(Fingerprint, Bytes)>,
     jobs: Jobs,
     /// Facts on their way to gossip.
     facts: watch::Sender<Facts>,
@@ -185,6 +190,7 @@ impl Life {
             gossip,
             gossip_in,
             heard,
+            bulk: VecDeque::new(),
             jobs: Jobs::new(&config.actions_dir, &config.hooks_dir, around.guard.as_deref()),
             facts,
             publisher,
@@ -244,6 +250,8 @@ impl Life {
                     self.handle(Event::Wake);
                 }
                 () = sleep_until_some(self.save_again) => self.try_saves_again(),
+                // Last: no lease waits for documents, however many there are.
+                () = tokio::task::yield_now(), if !self.bulk.is_empty() => self.on_bulk(),
             }
             self.greet_arrival();
             if let Some(error) = self.fatal.take() {
@@ -361,6 +369,8 @@ impl Life {
                 self.jobs.forget(id);
                 self.handle(Event::JobDone { id, result });
             }
+            News::Inventory(Ok(request), within, answer) => self.on_request(Asked { request, within, answer }),
+            News::Inventory(Err(refusal), _, answer) => drop(answer.send(refusal.into())),
             News::Enrolled(Ok(enrolled), arrival) => {
                 return self.enter(*enrolled, arrival).await.map(|state| Some(Ended::Reborn(Box::new(state))));
             }
@@ -395,7 +405,11 @@ impl Life {
     fn on_net(&mut self, event: NetEvent) {
         match event {
             NetEvent::LinkUp { peer, address, hello, .. } => match minicbor::decode::<Hello>(&hello) {
-                Ok(hello) => self.handle(Event::LinkUp { peer, address, hello }),
+                Ok(hello) => {
+                    // Whatever was told while it was away is told now, both ways.
+                    self.gossip.push(peer);
+                    self.handle(Event::LinkUp { peer, address, hello });
+                }
                 Err(error) => tracing::warn!(%peer, %error, "a link's first words cannot be read"),
             },
             NetEvent::LinkDown { peer, reason, code, by_peer, close_message } => {
@@ -403,6 +417,8 @@ impl Life {
                     let notice = String::from_utf8_lossy(&close_message).into_owned();
                     self.handle(Event::Expelled { notice });
                 } else {
+                    // What came on that link must not be taken for what comes on the next.
+                    self.bulk.retain(|(from, _)| *from != peer);
                     self.handle(Event::LinkDown { peer, reason });
                 }
             }
@@ -410,12 +426,8 @@ impl Life {
                 // Gossip may be lost; a full queue says that we are slow.
                 let _ = self.gossip_in.try_send((peer, bytes));
             }
-            NetEvent::Frame { peer, channel, bytes } => match Message::decode(channel, &bytes) {
-                Ok(message) => self.handle(Event::Received { peer, message }),
-                Err(error) => {
-                    tracing::warn!(%peer, %error, "a frame was refused");
-                }
-            },
+            NetEvent::Frame { peer, channel: Channel::Sync, bytes } => self.bulk.push_back((peer, bytes)),
+            NetEvent::Frame { peer, channel, bytes } => self.on_frame(peer, channel, &bytes),
             // A member that was removed while it was away learns it when it dials.
             NetEvent::Refused(refusal) if refusal.dialled && refusal.code == Some(CloseCode::Removed as u64) => {
                 let notice = String::from_utf8_lossy(&refusal.close_message).into_owned();
@@ -429,6 +441,19 @@ impl Life {
                 self.last_id += 1;
                 tokio::spawn(enrol::serve(stream, self.last_id, self.tell.clone()));
             }
+        }
+    }
+
+    fn on_bulk(&mut self) {
+        if let Some((peer, bytes)) = self.bulk.pop_front() {
+            self.on_frame(peer, Channel::Sync, &bytes);
+        }
+    }
+
+    fn on_frame(&mut self, peer: Fingerprint, channel: Channel, bytes: &[u8]) {
+        match Message::decode(channel, bytes) {
+            Ok(message) => self.handle(Event::Received { peer, message }),
+            Err(error) => tracing::warn!(%peer, %error, "a frame was refused"),
         }
     }
 
@@ -450,6 +475,14 @@ impl Life {
                 self.begin_enrolment(server, &token.0, replace, arrival);
             }
             Request::Gencert { .. } => self.rotate(answer),
+            Request::Import { format, document, dry_run } => {
+                let read = move || read_inventory(format, &document, dry_run);
+                let tell = self.tell.clone();
+                // A large inventory takes longer to read than a lease may wait.
+                tokio::task::spawn_blocking(move || {
+                    let _ = tell.send(News::Inventory(read(), within, answer));
+                });
+            }
             request => {
                 self.last_id += 1;
                 let id = self.last_id;
@@ -569,6 +602,16 @@ impl Life {
         let (home, saver) = self.ground.take().context("a life ends once")?;
         let store = saver.stop().context("the store's thread died")?;
         Ok((home, store))
+    }
+}
+
+fn read_inventory(format: ImportFormat, document: &str, dry_run: bool) -> Result<Request, Refusal> {
+    match inventory::parse(format, document) {
+        Ok(inventory) => Ok(Request::TakeIn { inventory: Box::new(inventory), dry_run }),
+        Err(error) => {
+            let hint = "correct the inventory; nothing was changed";
+            Err(Refusal::new(ErrorCode::BadData, error.to_string(), hint))
+        }
     }
 }
 

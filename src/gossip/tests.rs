@@ -1,5 +1,6 @@
 //! Members in one process, over queues in place of links.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -8,8 +9,10 @@ use super::*;
 use crate::proto::identity::MemberId;
 
 const WAIT: Duration = Duration::from_secs(10);
+const INTERVAL: Duration = Duration::from_millis(50);
 
-type Queues = Arc<Mutex<BTreeMap<Fingerprint, mpsc::Sender<(Fingerprint, Bytes)>>>>;
+type Queue = mpsc::Sender<(Fingerprint, Bytes)>;
+type Queues = Arc<Mutex<BTreeMap<Fingerprint, Queue>>>;
 
 /// The links between all members.
 #[derive(Clone, Default)]
@@ -17,6 +20,8 @@ struct Net {
     queues: Queues,
     /// The longest message that went over it.
     longest: Arc<Mutex<usize>>,
+    /// How many messages were sent.
+    sent: Arc<AtomicUsize>,
 }
 
 struct Peer {
@@ -40,9 +45,23 @@ impl Net {
     fn send(&self, from: Fingerprint, to: Fingerprint, bytes: Bytes) {
         let mut longest = self.longest.lock().unwrap_or_else(PoisonError::into_inner);
         *longest = bytes.len().max(*longest);
+        self.sent.fetch_add(1, Ordering::Relaxed);
         if let Some(queue) = self.queues.lock().unwrap_or_else(PoisonError::into_inner).get(&to) {
             let _ = queue.try_send((from, bytes));
         }
+    }
+
+    fn sent(&self) -> usize {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Loses everything that is sent to a member.
+    fn cut(&self, to: Fingerprint) -> Queue {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner).remove(&to).expect("it is linked")
+    }
+
+    fn heal(&self, to: Fingerprint, queue: Queue) {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner).insert(to, queue);
     }
 
     async fn join(&self, n: u8, roster: &[u8]) -> Peer {
@@ -63,7 +82,7 @@ impl Peer {
             cluster: ClusterId([1; 16]),
             me,
             generation,
-            interval: Duration::from_millis(50),
+            interval: INTERVAL,
             admission: admission.clone(),
         };
         let gossip = Gossip::start(config, &transport, sender).await.expect("the transport is free");
@@ -235,4 +254,32 @@ async fn a_transport_is_opened_once_at_a_time() {
     assert!(transport.open(address_of(print(1))).await.is_err());
     drop(socket);
     assert!(transport.open(address_of(print(1))).await.is_ok());
+}
+
+#[tokio::test]
+async fn members_without_news_say_little_and_still_find_what_was_lost() {
+    let net = Net::default();
+    let (one, mut two) = (net.join(1, &[1, 2]).await, net.join(2, &[1, 2]).await);
+    two.sees(1, |it| *it == facts(1)).await;
+    let said_in = async |news: bool| {
+        let before = net.sent();
+        for round in 0..20 {
+            if news {
+                one.gossip.publish(&Facts { manages: round, ..facts(1) }).await;
+            }
+            tokio::time::sleep(INTERVAL).await;
+        }
+        net.sent() - before
+    };
+    let with_news = said_in(true).await;
+    // News are passed on for a while after the last.
+    tokio::time::sleep(INTERVAL * 2 * NEWS_INTERVALS).await;
+    let calm = said_in(false).await;
+    assert!(0 < calm && calm * 2 < with_news, "{calm} messages without news, {with_news} with");
+
+    let queue = net.cut(print(2));
+    one.gossip.publish(&Facts { manages: 77, ..facts(1) }).await;
+    tokio::time::sleep(INTERVAL * 2 * NEWS_INTERVALS).await;
+    net.heal(print(2), queue);
+    two.sees(1, |it| it.manages == 77).await;
 }

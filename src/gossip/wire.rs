@@ -27,7 +27,7 @@ use super::admission::{Admission, Record};
 /// Bytes in the longest message after inflating.
 pub const MESSAGE_BYTES_MAX: usize = 256 * 1024;
 /// Bytes up to which compressing does not pay.
-const PLAIN_BYTES_MAX: usize = 1_024;
+const PLAIN_BYTES_MAX: usize = 256;
 /// Blocks in a delta. Honest ones hold 16 KiB of keys each and arrive four or five at a time; chitchat would inflate
 /// any number, up to 64 KiB each.
 const BLOCKS_MAX: usize = 64;

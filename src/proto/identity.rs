@@ -92,6 +92,10 @@ id!(
     /// The SHA-256 of an encoded roster.
     RosterHash, 32
 );
+id!(
+    /// The first bytes of a [`RosterHash`]: they tell two rosters of one version apart, which nobody makes on purpose.
+    RosterMark, 8
+);
 
 #[cfg(test)]
 mod tests {

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::attributes::plan::Draft;
 use super::attributes::{Assignment, AttributeError, Change, EVERYTHING, Entity, GROUPS, Source};
 use super::name::{AttributeName, GroupName, NameError, NodeName};
+use super::request::ImportFormat;
 use super::schema;
 
 pub use ansible::parse_ansible;
@@ -76,6 +77,17 @@ pub enum InventoryProblem {
 impl InventoryError {
     fn at(place: impl Into<String>, problem: impl Into<InventoryProblem>) -> Self {
         Self { place: place.into(), problem: problem.into() }
+    }
+}
+
+/// Reads an inventory.
+///
+/// # Errors
+/// [`InventoryError`] says where it is not one.
+pub fn parse(format: ImportFormat, document: &str) -> Result<Plan, InventoryError> {
+    match format {
+        ImportFormat::Ansible => parse_ansible(document),
+        ImportFormat::Csv => parse_csv(document),
     }
 }
 

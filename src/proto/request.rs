@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::inventory;
 use super::name::{AttributeName, GroupName, MemberName, NodeName};
 use super::roster::Role;
 
@@ -191,6 +192,14 @@ pub enum Request {
         #[serde(default)]
         dry_run: bool,
     },
+    /// What [`Request::Import`] becomes once its document is read. Needs quorum; nobody can send it.
+    #[serde(skip)]
+    TakeIn {
+        /// What the inventory holds.
+        inventory: Box<inventory::Plan>,
+        /// Whether to only say what would change.
+        dry_run: bool,
+    },
     /// Names groups. Needs quorum, unless `stale`.
     ListGroups {
         /// Whether the local copy will do when there is no quorum.
@@ -362,6 +371,7 @@ impl Request {
             | Self::DefineNodes { .. }
             | Self::RemoveNodes { .. }
             | Self::Import { .. }
+            | Self::TakeIn { .. }
             | Self::DefineGroups { .. }
             | Self::RemoveGroups { .. }
             | Self::Move { .. }
@@ -394,7 +404,7 @@ impl Request {
             Self::ListNodes { .. } => "list-nodes",
             Self::DefineNodes { .. } => "define-nodes",
             Self::RemoveNodes { .. } => "remove-nodes",
-            Self::Import { .. } => "import",
+            Self::Import { .. } | Self::TakeIn { .. } => "import",
             Self::ListGroups { .. } => "list-groups",
             Self::DefineGroups { .. } => "define-groups",
             Self::RemoveGroups { .. } => "remove-groups",

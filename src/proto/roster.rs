@@ -12,7 +12,7 @@ use minicbor::{Decode, Encode};
 use ring::digest;
 use serde::{Deserialize, Serialize};
 
-use super::identity::{ClusterId, Fingerprint, InviteId, MemberId, RosterHash};
+use super::identity::{ClusterId, Fingerprint, InviteId, MemberId, RosterHash, RosterMark};
 use super::name::MemberName;
 use super::time::WallTime;
 
@@ -455,6 +455,12 @@ impl Roster {
             RosterHash(digest::digest(&digest::SHA256, &bytes).as_ref().try_into().expect("SHA-256 has 32 bytes"));
         let _ = self.known_hash.0.set((public, hash));
         hash
+    }
+
+    /// Returns the first bytes of the hash, for what is said often.
+    pub fn mark(&self) -> RosterMark {
+        let RosterHash([a, b, c, d, e, f, g, h, ..]) = self.hash();
+        RosterMark([a, b, c, d, e, f, g, h])
     }
 
     /// Returns every member, in the order of their names.

@@ -477,7 +477,7 @@ impl Collective {
             })
             .collect();
         let within = self.roster.timing.lease();
-        if let Err(failed) = self.write(&puts, Wait::Majority, within, Then::Act(confirmed)) {
+        if let Err(failed) = self.write(puts, Wait::Majority, within, Then::Act(confirmed)) {
             let (_, then) = *failed;
             if let Then::Act(nodes) = then {
                 nodes.iter().for_each(|(node, _)| self.back_off(node));

@@ -20,6 +20,8 @@ mod refusals;
 mod requests;
 mod runs;
 mod settle;
+#[cfg(test)]
+mod tests;
 mod writes;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

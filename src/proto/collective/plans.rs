@@ -14,7 +14,7 @@ use crate::proto::election::Record;
 use crate::proto::inventory;
 use crate::proto::name::{AttributeName, GroupName, MemberName, NodeName};
 use crate::proto::noderange;
-use crate::proto::request::{Done, ErrorCode, ImportFormat, Refusal, Request, Response, Target, Wait};
+use crate::proto::request::{Done, ErrorCode, Refusal, Request, Response, Target, Wait};
 
 /// Nodes that one write may touch without being told to.
 const NODES_UNASKED_MAX: usize = 500;
@@ -44,8 +44,8 @@ impl Collective {
             Request::RemoveGroups { groups, dry_run } => {
                 self.plan_remove_groups(groups).map(|plan| Plan { dry_run: *dry_run, ..plan })
             }
-            Request::Import { format, document, dry_run } => {
-                self.plan_import(*format, document).map(|plan| Plan { dry_run: *dry_run, ..plan })
+            Request::TakeIn { inventory, dry_run } => {
+                self.plan_import(inventory).map(|plan| Plan { dry_run: *dry_run, ..plan })
             }
             Request::Move { nodes, to, dry_run } => {
                 self.plan_move(nodes, to).map(|plan| Plan { dry_run: *dry_run, ..plan })
@@ -62,13 +62,12 @@ impl Collective {
         within: Duration,
     ) -> Result<Option<Response>, Refusal> {
         let Plan { puts, message, notes, wait, dry_run } = plan;
-        let lines = || puts.iter().filter(|put| !put.attribute.starts_with('!')).map(describe).collect();
         if dry_run {
-            let changes = lines();
+            let changes = puts.iter().filter(|put| !put.attribute.starts_with('!')).map(describe).collect();
             return Ok(Some(Response::Done(Done { message, notes, changes, dry_run, ..Done::default() })));
         }
         let response = Response::Done(Done { message, notes, ..Done::default() });
-        match self.write(&puts, wait, within, Then::Reply(id, Box::new(response))) {
+        match self.write(puts, wait, within, Then::Reply(id, Box::new(response))) {
             Ok(()) => Ok(None),
             Err(failed) => Err(failed.0),
         }
@@ -131,18 +130,11 @@ impl Collective {
         self.plan_of(changes, format!("{} group{plural} removed", owners.len()))
     }
 
-    fn plan_import(&self, format: ImportFormat, document: &str) -> Result<Plan, Refusal> {
-        let read = match format {
-            ImportFormat::Ansible => inventory::parse_ansible(document),
-            ImportFormat::Csv => inventory::parse_csv(document),
-        };
-        let plan = read.map_err(|error| {
-            Refusal::new(ErrorCode::BadData, error.to_string(), "correct the inventory; nothing was changed")
-        })?;
-        let (nodes, groups) = (plan.nodes.len(), plan.groups.len());
-        let changes = inventory::changes(&self.documents, &plan).map_err(|error| refuse_attribute(&error))?;
+    fn plan_import(&self, inventory: &inventory::Plan) -> Result<Plan, Refusal> {
+        let (nodes, groups) = (inventory.nodes.len(), inventory.groups.len());
+        let changes = inventory::changes(&self.documents, inventory).map_err(|error| refuse_attribute(&error))?;
         let mut planned = self.plan_of(changes, format!("{nodes} nodes and {groups} groups imported"))?;
-        planned.notes.extend(plan.warnings);
+        planned.notes.extend(inventory.warnings.iter().cloned());
         Ok(planned)
     }
 

@@ -1,15 +1,19 @@
 //! Writes and their confirmation, and the flow of changes between members.
 //!
 //! ```text
-//!   request ─> Documents::write ─> Save ─(durable)─> visible here, sent on every link ─> peers: vet, Save, Durable
-//!                                                    └─ a majority of voters durable ─> "ok"
+//!   request ─> Documents::cut ─> write_batch ─> Save ─(durable)─> visible here, sent ─> peers: vet, Save, Durable
+//!                                    ^                                                └─ a majority of voters ─> "ok"
+//!                                    └── the next turn, while few are under way
 //! ```
+//! A large write is made in turns, so that nothing else, leases above all, waits for longer than one of them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::{About, AfterSave, Collective, Effect, RequestId};
-use crate::proto::document::{self, Actor, ChangeId, Entity, NewChange, Put, Rejected, ShardId, Touched};
+use crate::proto::document::{
+    self, Actor, Batch, ChangeId, DocumentError, Entity, Generation, NewChange, Put, Rejected, ShardId, Touched,
+};
 use crate::proto::identity::MemberId;
 use crate::proto::message::Message;
 use crate::proto::name::NodeName;
@@ -24,6 +28,10 @@ const WATCH_EVERY: Duration = Duration::from_secs(2);
 const COMPARE_WITHIN: Duration = Duration::from_secs(10);
 /// Changes in one document after which it is stored whole again.
 const SNAPSHOT_AFTER: usize = 1_000;
+/// Values that a write sets in one turn, about.
+const TURN_PUTS: usize = 1_000;
+/// Turns of one write that may be under way, so that it never outruns the disks and the links.
+pub(super) const TURNS_AHEAD: usize = 4;
 
 /// Writes that wait for copies, and changes that wait to be acknowledged to their authors.
 #[derive(Debug, Default)]
@@ -45,10 +53,36 @@ pub(super) struct Writes {
 /// One write that is not answered yet.
 #[derive(Debug)]
 struct Waiting {
-    changes: Vec<ChangeId>,
+    /// What is still to be written.
+    rest: VecDeque<Batch>,
+    /// How many values there are in all.
+    puts: usize,
+    /// The last change of each author in each document: what a majority must hold (I3).
+    awaits: BTreeMap<(ShardId, Generation, Actor), u64>,
+    /// The last change of each turn that was not seen to be held yet.
+    ahead: VecDeque<ChangeId>,
     wait: Wait,
     until: Instant,
     then: Then,
+}
+
+impl Waiting {
+    fn awaits(&self) -> impl Iterator<Item = ChangeId> {
+        self.awaits.iter().map(|((shard, generation, actor), seq)| ChangeId {
+            shard: *shard,
+            generation: *generation,
+            actor: *actor,
+            seq: *seq,
+        })
+    }
+
+    fn await_also(&mut self, ids: &[ChangeId]) {
+        for id in ids {
+            let seq = self.awaits.entry((id.shard, id.generation, id.actor)).or_default();
+            *seq = id.seq.max(*seq);
+        }
+        self.ahead.extend(ids.last());
+    }
 }
 
 /// What follows a confirmed write.
@@ -68,6 +102,11 @@ impl Writes {
     pub(super) fn quarantined(&self) -> &BTreeSet<MemberId> {
         &self.quarantined
     }
+
+    /// Returns the numbers of the writes of which something is still to be written.
+    fn unfinished(&self) -> Vec<u64> {
+        self.waiting.iter().filter(|(_, waiting)| !waiting.rest.is_empty()).map(|(key, _)| *key).collect()
+    }
 }
 
 impl Collective {
@@ -77,7 +116,7 @@ impl Collective {
     /// A refusal when the puts cannot be written at all; nothing is stored then.
     pub(super) fn write(
         &mut self,
-        puts: &[Put],
+        puts: Vec<Put>,
         wait: Wait,
         within: Duration,
         then: Then,
@@ -90,21 +129,67 @@ impl Collective {
             );
             return Err(Box::new((refusal, then)));
         }
-        let written = match self.documents.write(puts, self.actor, self.now.wall) {
-            Ok(written) => written,
-            Err(error) => {
-                let refusal = Refusal::new(ErrorCode::BadData, error.to_string(), "");
-                return Err(Box::new((refusal, then)));
-            }
+        let rest = match self.documents.cut(puts) {
+            Ok(batches) => batches,
+            Err(error) => return Err(Box::new((refuse_write(&error), then))),
         };
-        if !written.changes.is_empty() {
-            let records = written.changes.iter().map(record_of_change).collect();
-            self.save(records, vec![AfterSave::Written(written.changes)]);
+        let mut waiting = Waiting {
+            puts: rest.iter().map(Batch::puts).sum(),
+            rest,
+            awaits: BTreeMap::new(),
+            ahead: VecDeque::new(),
+            wait,
+            until: self.now.boot + within,
+            then,
+        };
+        if let Err(error) = self.take_turn(&mut waiting) {
+            return Err(Box::new((refuse_write(&error), waiting.then)));
         }
         self.writes.last += 1;
-        let waiting = Waiting { changes: written.awaits, wait, until: self.now.boot + within, then };
         self.writes.waiting.insert(self.writes.last, waiting);
         Ok(())
+    }
+
+    /// Writes the next part of a write.
+    fn take_turn(&mut self, waiting: &mut Waiting) -> Result<(), DocumentError> {
+        let mut puts = 0;
+        let (mut changes, mut awaits) = (Vec::new(), Vec::new());
+        while let Some(batch) = waiting.rest.front()
+            && (puts == 0 || puts + batch.puts() <= TURN_PUTS)
+        {
+            let written = self.documents.write_batch(batch, self.actor, self.now.wall)?;
+            puts += batch.puts();
+            changes.extend(written.changes);
+            awaits.extend(written.awaits);
+            waiting.rest.pop_front();
+        }
+        waiting.await_also(&awaits);
+        if !changes.is_empty() {
+            let records = changes.iter().map(record_of_change).collect();
+            self.save(records, vec![AfterSave::Written(changes)]);
+        }
+        Ok(())
+    }
+
+    /// Goes on with the writes that are made in turns: one turn of each.
+    fn go_on_writing(&mut self) {
+        // I5: asked at this very moment; without quorum the rest is never written.
+        if !self.is_quorate(self.now.boot) {
+            return;
+        }
+        for key in self.writes.unfinished() {
+            let Some(mut waiting) = self.writes.waiting.remove(&key) else { continue };
+            while waiting.ahead.front().is_some_and(|id| self.is_held(id, waiting.wait)) {
+                waiting.ahead.pop_front();
+            }
+            if waiting.ahead.len() < TURNS_AHEAD
+                && let Err(error) = self.take_turn(&mut waiting)
+            {
+                self.trouble.insert(self.me, error.to_string());
+                waiting.until = self.now.boot;
+            }
+            self.writes.waiting.insert(key, waiting);
+        }
     }
 
     /// Our own changes are durable: they become visible and are sent to everybody.
@@ -266,6 +351,7 @@ impl Collective {
             }
         }
         self.finish_resyncs();
+        self.go_on_writing();
         self.answer_writes();
         self.watch_roots();
     }
@@ -285,52 +371,60 @@ impl Collective {
         }
     }
 
+    /// Returns whether as many members hold a change as a write asks for.
+    fn is_held(&self, id: &ChangeId, wait: Wait) -> bool {
+        let mut copies = self.acks.durable_on(id);
+        if self.documents.is_durable(id) {
+            copies.insert(self.me);
+        }
+        let majority =
+            || copies.intersection(&self.voters).count() >= crate::proto::quorum::majority(self.voters.len());
+        match wait {
+            Wait::Local => copies.contains(&self.me),
+            Wait::Majority => majority(),
+            Wait::All => majority() && self.links.keys().chain([&self.me]).all(|id| copies.contains(id)),
+        }
+    }
+
     fn answer_writes(&mut self) {
-        let majority = crate::proto::quorum::majority(self.voters.len());
-        let live: BTreeSet<_> = self.links.keys().copied().chain([self.me]).collect();
+        let is_confirmed =
+            |waiting: &Waiting| waiting.rest.is_empty() && waiting.awaits().all(|id| self.is_held(&id, waiting.wait));
         let ended: Vec<_> = self
             .writes
             .waiting
             .iter()
-            .filter_map(|(key, waiting)| {
-                let confirmed = waiting.changes.iter().all(|id| {
-                    let mut copies = self.acks.durable_on(id);
-                    if self.documents.is_durable(id) {
-                        copies.insert(self.me);
-                    }
-                    match waiting.wait {
-                        Wait::Local => copies.contains(&self.me),
-                        Wait::Majority => copies.intersection(&self.voters).count() >= majority,
-                        Wait::All => copies.intersection(&self.voters).count() >= majority && live.is_subset(&copies),
-                    }
-                });
-                (confirmed || self.now.boot >= waiting.until).then_some((*key, confirmed))
-            })
+            .map(|(key, waiting)| (*key, is_confirmed(waiting), waiting.until))
+            .filter(|(_, confirmed, until)| *confirmed || self.now.boot >= *until)
             .collect();
-        for (key, confirmed) in ended {
+        for (key, confirmed, _) in ended {
             let Some(waiting) = self.writes.waiting.remove(&key) else { continue };
+            let refusal = self.indeterminate(&waiting);
             match waiting.then {
                 Then::Reply(id, response) if confirmed => self.reply(id, *response),
-                Then::Reply(id, _) => {
-                    let refusal = self.indeterminate();
-                    self.reply(id, refusal);
-                }
+                Then::Reply(id, _) => self.reply(id, refusal),
                 Then::Act(nodes) if confirmed => self.on_recorded(&nodes),
                 Then::Act(nodes) => self.managers.on_not_recorded(&nodes),
             }
         }
     }
 
-    fn indeterminate(&self) -> Refusal {
+    fn indeterminate(&self, waiting: &Waiting) -> Refusal {
+        let missing: usize = waiting.rest.iter().map(Batch::puts).sum();
         let message = match &self.writes.disk_trouble {
             Some(reason) => format!("not confirmed (indeterminate): the store takes no writes: {reason}"),
+            None if missing > 0 => format!(
+                "only {} of {} values are stored here, and not all of them confirmed by a majority (indeterminate)",
+                waiting.puts - missing,
+                waiting.puts
+            ),
             None => "stored here but not confirmed by a majority (indeterminate)".to_owned(),
         };
-        Refusal::new(
-            ErrorCode::Indeterminate,
-            message,
-            "it may still take effect; look with `collective status`, then read the value again",
-        )
+        let hint = if missing > 0 {
+            "look with `collective status`, then do the same again: what is there already is left as it is"
+        } else {
+            "it may still take effect; look with `collective status`, then read the value again"
+        };
+        Refusal::new(ErrorCode::Indeterminate, message, hint)
     }
 
     /// Looks at the roots that members tell by gossip. A difference that does not go away by itself is looked into,
@@ -356,7 +450,12 @@ impl Collective {
     /// Returns when a write's time is up or the roots are looked at again.
     pub(super) fn writes_due(&self) -> Option<Instant> {
         let watch = (!self.links.is_empty()).then_some(self.writes.watch_at);
-        self.writes.waiting.values().map(|waiting| waiting.until).chain(watch).min()
+        let due = |waiting: &Waiting| {
+            // A turn is due at once, unless copies are waited for: they wake the core when they are there.
+            let may_go_on = !waiting.rest.is_empty() && waiting.ahead.len() < TURNS_AHEAD;
+            if may_go_on { self.now.boot } else { waiting.until }
+        };
+        self.writes.waiting.values().map(due).chain(watch).min()
     }
 
     /// Writes that wait for a majority when quorum is lost are answered at once: nobody knows.
@@ -365,6 +464,10 @@ impl Collective {
             waiting.until = self.now.boot;
         }
     }
+}
+
+fn refuse_write(error: &DocumentError) -> Refusal {
+    Refusal::new(ErrorCode::BadData, error.to_string(), "")
 }
 
 fn record_of_change(change: &NewChange) -> Record {

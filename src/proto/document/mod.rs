@@ -11,7 +11,7 @@ mod shard;
 mod tests;
 mod vet;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use automerge::{Automerge, ChangeHash};
 
@@ -49,6 +49,28 @@ pub struct NewChange {
     pub id: ChangeId,
     /// The uncompressed change, as it is stored and sent.
     pub bytes: Vec<u8>,
+}
+
+impl Put {
+    /// Returns how many bytes of a change it takes, about.
+    fn size(&self) -> usize {
+        self.entity.key(&self.attribute).len() + self.value.as_ref().map_or(0, String::len)
+    }
+}
+
+/// A part of a write that becomes one change of one document, small enough for every peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    shard: ShardId,
+    /// At least one, each of another attribute.
+    puts: Vec<Put>,
+}
+
+impl Batch {
+    /// Returns how many values it writes.
+    pub fn puts(&self) -> usize {
+        self.puts.len()
+    }
 }
 
 /// What a write came to.
@@ -274,40 +296,80 @@ impl Documents {
         Ok(())
     }
 
-    /// Applies puts in memory, as one change a document and thousand puts. Of several puts of one attribute the last
-    /// counts.
-    ///
-    /// `actor` must be of this run of the daemon, and `wall` only dates the change for people. All puts are checked
-    /// before any is applied.
+    /// Checks puts and cuts them into batches, each of which becomes one change of one document. Of several puts of one
+    /// attribute the last counts.
     ///
     /// # Errors
-    /// [`DocumentError`]; see its variants for what to do.
-    pub fn write(&mut self, puts: &[Put], actor: Actor, wall: WallTime) -> Result<Written, DocumentError> {
-        let mut by_shard: BTreeMap<ShardId, BTreeMap<(&Entity, &str), Option<&str>>> = BTreeMap::new();
+    /// [`DocumentError`] for the first put that cannot be written.
+    pub fn cut(&self, puts: Vec<Put>) -> Result<VecDeque<Batch>, DocumentError> {
+        let mut by_shard: Vec<Vec<Put>> = vec![Vec::new(); SHARDS];
+        let mut last: Option<(Entity, ShardId)> = None;
         for put in puts {
-            check(put)?;
-            let shard = put.entity.shard();
-            by_shard.entry(shard).or_default().insert((&put.entity, &put.attribute), put.value.as_deref());
+            check(&put)?;
+            // Puts of one entity mostly come together, and hashing its name is most of the work.
+            let shard = match &last {
+                Some((entity, shard)) if *entity == put.entity => *shard,
+                _ => put.entity.shard(),
+            };
+            last = Some((put.entity.clone(), shard));
+            by_shard[shard.index()].push(put);
         }
-        for (shard, puts) in &by_shard {
+        for (shard, puts) in ShardId::all().zip(&by_shard).filter(|(_, puts)| !puts.is_empty()) {
             self.shards[shard.index()].check_writable(puts.len())?;
         }
-        let mut written = Written::default();
-        for (id, puts) in by_shard {
-            let shard = &mut self.shards[id.index()];
-            let mut last = None;
-            for chunk in chunks(puts) {
-                if let Some(change) = shard.write(&chunk, actor, wall)? {
-                    last = Some(change.id);
-                    written.changes.push(change);
+        let mut batches = VecDeque::new();
+        for (shard, mut puts) in ShardId::all().zip(by_shard) {
+            // In reverse, for of equal ones the first is kept.
+            puts.reverse();
+            puts.sort_by(|a, b| (&a.entity, &a.attribute).cmp(&(&b.entity, &b.attribute)));
+            puts.dedup_by(|a, b| a.entity == b.entity && a.attribute == b.attribute);
+            let mut bytes = 0;
+            for put in puts {
+                let size = put.size();
+                match batches.back_mut() {
+                    Some(Batch { shard: same, puts })
+                        if *same == shard && puts.len() < PUTS_MAX && bytes + size <= PUT_BYTES_MAX =>
+                    {
+                        bytes += size;
+                        puts.push(put);
+                    }
+                    _ => {
+                        bytes = size;
+                        batches.push_back(Batch { shard, puts: vec![put] });
+                    }
                 }
             }
-            match last {
-                Some(last) => written.awaits.push(last),
-                None => written.awaits.extend(shard.tips()),
-            }
         }
-        Ok(written)
+        Ok(batches)
+    }
+
+    /// Applies a batch in memory, as one change, unless all of it is there already.
+    ///
+    /// `actor` must be of this run of the daemon, and `wall` only dates the change for people.
+    ///
+    /// # Errors
+    /// [`DocumentError::Poisoned`] and [`DocumentError::Broken`].
+    pub fn write_batch(&mut self, batch: &Batch, actor: Actor, wall: WallTime) -> Result<Written, DocumentError> {
+        let shard = &mut self.shards[batch.shard.index()];
+        shard.check_writable(batch.puts.len())?;
+        Ok(match shard.write(&batch.puts, actor, wall)? {
+            Some(change) => Written { awaits: vec![change.id], changes: vec![change] },
+            None => Written { awaits: shard.tips(), changes: Vec::new() },
+        })
+    }
+
+    /// Applies puts in memory, all batches of [`Self::cut`] at once.
+    ///
+    /// # Errors
+    /// As [`Self::cut`] and [`Self::write_batch`].
+    pub fn write(&mut self, puts: &[Put], actor: Actor, wall: WallTime) -> Result<Written, DocumentError> {
+        let mut all = Written::default();
+        for batch in self.cut(puts.to_vec())? {
+            let written = self.write_batch(&batch, actor, wall)?;
+            all.changes.extend(written.changes);
+            all.awaits.extend(written.awaits);
+        }
+        Ok(all)
     }
 
     /// Vets a change from a peer and applies it in memory. `known_actor` says whether an actor belongs to a member
@@ -491,26 +553,4 @@ fn check(put: &Put) -> Result<(), DocumentError> {
         }),
         _ => Ok(()),
     }
-}
-
-/// Cuts the puts of one document into changes that any peer takes.
-fn chunks<'a>(
-    puts: BTreeMap<(&'a Entity, &'a str), Option<&'a str>>,
-) -> Vec<Vec<(&'a Entity, &'a str, Option<&'a str>)>> {
-    let mut chunks: Vec<Vec<_>> = Vec::new();
-    let mut bytes = 0;
-    for ((entity, attribute), value) in puts {
-        let size = entity.key(attribute).len() + value.map_or(0, str::len);
-        match chunks.last_mut() {
-            Some(chunk) if chunk.len() < PUTS_MAX && bytes + size <= PUT_BYTES_MAX => {
-                bytes += size;
-                chunk.push((entity, attribute, value));
-            }
-            _ => {
-                bytes = size;
-                chunks.push(vec![(entity, attribute, value)]);
-            }
-        }
-    }
-    chunks
 }

@@ -14,7 +14,7 @@ use automerge::{
 use super::key::{Actor, BUCKETS, ChangeId, Entity, Generation, ShardId};
 use super::read::ReadMap;
 use super::vet::{self, GENESIS, Op, OpId, Parsed};
-use super::{DocumentError, Missing, NewChange, Received, Rejected, Vector};
+use super::{DocumentError, Missing, NewChange, Put, Received, Rejected, Vector};
 use crate::proto::time::WallTime;
 
 /// Operation counters a document may use; Automerge's end at 2^32.
@@ -119,17 +119,17 @@ impl Shard {
     /// Writes puts as one change, unless every one of them puts what is there already; see [`Self::check_writable`].
     pub(super) fn write(
         &mut self,
-        puts: &[(&Entity, &str, Option<&str>)],
+        puts: &[Put],
         actor: Actor,
         wall: WallTime,
     ) -> Result<Option<NewChange>, DocumentError> {
         self.doc.set_actor(ActorId::from(actor.0));
         let mut transaction = self.doc.transaction();
-        for (entity, attribute, value) in puts {
-            let bucket = &self.buckets[usize::from(entity.bucket())];
-            let key = entity.key(attribute);
-            match value {
-                Some(value) => transaction.put(bucket, key, ScalarValue::Str((*value).into())),
+        for put in puts {
+            let bucket = &self.buckets[usize::from(put.entity.bucket())];
+            let key = put.entity.key(&put.attribute);
+            match &put.value {
+                Some(value) => transaction.put(bucket, key, ScalarValue::Str(value.as_str().into())),
                 None => transaction.delete(bucket, key),
             }
             .map_err(|_| DocumentError::Broken(self.id))?;
@@ -409,7 +409,7 @@ mod tests {
     #[test]
     fn a_poisoned_document_neither_takes_nor_gives_anything() {
         let mut shard = shard();
-        let put = (&Entity::Settings, "custom.x", Some("1"));
+        let put = Put { entity: Entity::Settings, attribute: "custom.x".into(), value: Some("1".into()) };
         let change = shard.write(&[put], Actor([1; 16]), WallTime(0)).expect("writable").expect("a change");
         shard.durable(&change.id, |_, _| {});
         shard.poisoned = true;

@@ -149,7 +149,7 @@ impl Holder {
             self.next_round = now + roster.timing.renewal();
             self.drop_releases();
         }
-        let hash = roster.hash();
+        let mark = roster.mark();
         let mut requests = Vec::new();
         for id in voters {
             let peer = self.peers.entry(id).or_default();
@@ -161,7 +161,7 @@ impl Holder {
             self.seq += 1;
             let (claims, retried) = peer.next_claims(&self.ledger, self.dropped_at_seq, now);
             let (version, session, seq) = (roster.version, self.session, self.seq);
-            let mut request = LeaseRequest { version, hash, session, stamp, seq, seated, claims };
+            let mut request = LeaseRequest { version, mark, session, stamp, seq, seated, claims };
             let is_small = request.is_small();
             if is_small || peer.has_credit {
                 peer.note_sent(&request, retried, is_small, now);
@@ -211,12 +211,12 @@ impl Holder {
     /// Returns the grants that count under a roster, to answer many questions about the same roster.
     pub fn under(&self, roster: &Roster) -> Grants<'_> {
         let voters = roster.voters();
-        let hash = roster.hash();
+        let mark = roster.mark();
         let mut grants = Vec::new();
         // R5: only a member of the current roster, and only grants under that very roster.
         if roster.member(self.me).is_some() {
             for (id, peer) in self.peers.iter().filter(|(id, _)| voters.contains(id)) {
-                if let Some(grant) = peer.grant.filter(|grant| grant.version == roster.version && grant.hash == hash) {
+                if let Some(grant) = peer.grant.filter(|grant| grant.version == roster.version && grant.mark == mark) {
                     // R5: counted from when it was asked for, not from when the answer came.
                     grants.push((grant.sent_at + roster.timing.usable(), *id));
                 }
@@ -523,7 +523,7 @@ mod tests {
         assert_eq!(bench.holder.quorum(&next, at(10)), Quorum { granted: 0, voters: 3 });
         let mut other = bench.roster.clone();
         other.previous.0[0] ^= 1;
-        assert!(!bench.holder.acts(&other, &node("n1"), at(10)), "same version, other hash");
+        assert!(!bench.holder.acts(&other, &node("n1"), at(10)), "same version, other mark");
         bench.roster = next;
         bench.round(at(20));
         assert!(bench.acts(at(20)), "the voters adopted it too");

@@ -24,7 +24,7 @@ use std::time::Duration;
 use minicbor::decode::{Decoder, Error as DecodeError};
 use minicbor::{Decode, Encode};
 
-use super::identity::{MemberId, RosterHash, SessionId};
+use super::identity::{MemberId, RosterMark, SessionId};
 use super::name::NodeName;
 use super::roster::Version;
 
@@ -127,9 +127,9 @@ pub struct LeaseRequest {
     /// The asker's roster.
     #[n(0)]
     pub version: Version,
-    /// Its hash.
+    /// What tells it from another roster of that version.
     #[n(1)]
-    pub hash: RosterHash,
+    pub mark: RosterMark,
     /// The asker's session.
     #[n(2)]
     pub session: SessionId,
@@ -161,9 +161,9 @@ pub struct LeaseAck {
     /// The voter's roster.
     #[n(0)]
     pub version: Version,
-    /// Its hash.
+    /// What tells it from another roster of that version.
     #[n(1)]
-    pub hash: RosterHash,
+    pub mark: RosterMark,
     /// The asker's session.
     #[n(2)]
     pub session: SessionId,
@@ -329,10 +329,10 @@ mod tests {
 
     fn request(claims: ClaimSet) -> LeaseRequest {
         let version = Version { generation: u64::MAX, epoch: u64::MAX };
-        let hash = RosterHash([255; 32]);
+        let mark = RosterMark([255; 8]);
         LeaseRequest {
             version,
-            hash,
+            mark,
             session: session(255),
             stamp: stamp(u64::MAX),
             seq: u64::MAX,
@@ -369,9 +369,9 @@ mod tests {
             Verdict::Outdated,
         ];
         for verdict in verdicts {
-            let (version, hash) = (Version::default(), RosterHash([3; 32]));
+            let (version, mark) = (Version::default(), RosterMark([3; 8]));
             let (session, voter_session) = (session(1), session(2));
-            let sent = LeaseAck { version, hash, session, seq: 6, voter_session, stamp: stamp(1), verdict };
+            let sent = LeaseAck { version, mark, session, seq: 6, voter_session, stamp: stamp(1), verdict };
             let bytes = minicbor::to_vec(&sent).expect("encodes");
             assert_eq!(minicbor::decode::<LeaseAck>(&bytes).expect("decodes"), sent);
         }

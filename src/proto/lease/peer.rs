@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::super::identity::{MemberId, RosterHash, SessionId};
+use super::super::identity::{MemberId, RosterMark, SessionId};
 use super::super::name::NodeName;
 use super::super::roster::Version;
 use super::super::time::Instant;
@@ -62,7 +62,7 @@ pub(super) struct Progress {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Grant {
     pub(super) version: Version,
-    pub(super) hash: RosterHash,
+    pub(super) mark: RosterMark,
     /// When it was asked for: the earliest moment that the voter can have counted from.
     pub(super) sent_at: Instant,
     /// The version of the claim set that it covers.
@@ -163,7 +163,7 @@ impl Peer {
     /// They do not when the voter must be told the full set first, or when the answer is about a full set that has
     /// been replaced by another one since.
     pub(super) fn on_grant(&mut self, ack: &LeaseAck, sent: &Sent, applied: Option<u64>) -> bool {
-        let mut grant = Grant { version: ack.version, hash: ack.hash, sent_at: sent.at, applied: None };
+        let mut grant = Grant { version: ack.version, mark: ack.mark, sent_at: sent.at, applied: None };
         let known = self.progress.filter(|progress| progress.full == sent.full);
         let before = if sent.full == ack.seq {
             Some(0) // This was a full set: nothing that came before it counts.

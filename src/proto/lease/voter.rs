@@ -99,12 +99,12 @@ impl Voter {
         recorded: &dyn Fn(&NodeName) -> Recorded,
         now: Instant,
     ) -> LeaseAck {
-        let hash = roster.hash();
+        let mark = roster.mark();
         let verdict = if request.version > roster.version {
             Verdict::NewerEpoch
         } else if roster.member(from).is_none() {
             Verdict::NotOnRoster
-        } else if request.version < roster.version || request.hash != hash {
+        } else if request.version < roster.version || request.mark != mark {
             // R1: one roster per epoch; R4: an older one gets no grant.
             Verdict::StaleEpoch
         } else {
@@ -112,7 +112,7 @@ impl Voter {
         };
         LeaseAck {
             version: roster.version,
-            hash,
+            mark,
             session: request.session,
             seq: request.seq,
             voter_session: self.session,
@@ -418,9 +418,9 @@ mod tests {
 
         fn request(&mut self, from: u8, claims: ClaimSet) -> LeaseRequest {
             self.seq += 1;
-            let (version, hash) = (self.roster.version, self.roster.hash());
+            let (version, mark) = (self.roster.version, self.roster.mark());
             let (session, stamp) = (session(from), stamp(1));
-            LeaseRequest { version, hash, session, stamp, seq: self.seq, seated: true, claims }
+            LeaseRequest { version, mark, session, stamp, seq: self.seq, seated: true, claims }
         }
 
         fn send(&mut self, from: u8, request: &LeaseRequest, now: Instant) -> Verdict {
@@ -489,7 +489,7 @@ mod tests {
             bench.send(1, &request, at(0))
         };
         assert_eq!(send(&mut bench, &|request| request.version.epoch = epoch - 1), Verdict::StaleEpoch);
-        assert_eq!(send(&mut bench, &|request| request.hash.0[0] ^= 1), Verdict::StaleEpoch);
+        assert_eq!(send(&mut bench, &|request| request.mark.0[0] ^= 1), Verdict::StaleEpoch);
         assert_eq!(send(&mut bench, &|request| request.version.epoch = epoch + 1), Verdict::NewerEpoch);
         assert_eq!(bench.send(9, &present, at(0)), Verdict::NotOnRoster);
         assert_eq!(bench.voter.session(id(1), at(0)), None, "nothing was granted");

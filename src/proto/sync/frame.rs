@@ -14,16 +14,17 @@ pub const FRAME_BYTES_MAX: usize = 256 * 1024;
 /// Bytes of changes in the largest frame; the rest is for what stands around them.
 const BODY_BYTES_MAX: usize = FRAME_BYTES_MAX - 1024;
 /// Bytes that a body may inflate to.
-const INFLATED_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Bytes of changes that are tried for the answer to one pull; changes deflate to less than half.
-pub(super) const PULL_BYTES: usize = 512 * 1024;
+const INFLATED_BYTES_MAX: usize = BODY_BYTES_MAX;
+/// Bytes of changes that are sent in one frame, unless a single one has more: a member takes them in within
+/// milliseconds, and sees to its leases before the next.
+pub(super) const SENT_BYTES: usize = 128 * 1024;
 /// Bodies shorter than this are not worth deflating.
 const DEFLATE_BYTES_MIN: usize = 512;
 /// Entries in one message of durable changes; each takes some 30 bytes.
 const DURABLE_ENTRIES_MAX: usize = 4_000;
 
 // A single change always fits, so every pull can go on.
-const _: () = assert!(CHANGE_BYTES_MAX + 4 <= BODY_BYTES_MAX);
+const _: () = assert!(CHANGE_BYTES_MAX + 4 <= BODY_BYTES_MAX && SENT_BYTES <= BODY_BYTES_MAX);
 
 /// A frame that is not one. Nothing was changed; the link should be closed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -228,31 +229,22 @@ pub fn push(changes: &[NewChange]) -> Vec<SyncMessage> {
     messages
 }
 
-/// Packs as many changes as fit into one frame, and at least one; returns how many.
+/// Packs as many changes as one frame may have, and at least one; returns how many.
 fn pack(changes: &[Vec<u8>]) -> (Encoding, Vec<u8>, usize) {
-    let upto = |bytes_max: usize| {
-        let mut bytes = 0;
-        let fits = |change: &&Vec<u8>| {
-            bytes += change.len() + 4;
-            bytes <= bytes_max
-        };
-        changes.iter().take_while(fits).count()
+    let mut bytes = 0;
+    let fits = |change: &&Vec<u8>| {
+        bytes += change.len() + 4;
+        bytes <= SENT_BYTES
     };
-    let all = upto(INFLATED_BYTES_MAX);
-    let body = join(&changes[..all]);
+    let count = changes.iter().take_while(fits).count().max(1).min(changes.len());
+    let body = join(&changes[..count]);
     if body.len() >= DEFLATE_BYTES_MIN {
         let deflated = deflate(&body);
-        if deflated.len() <= BODY_BYTES_MAX && deflated.len() < body.len() {
-            return (Encoding::Deflate, deflated, all);
+        if deflated.len() < body.len() {
+            return (Encoding::Deflate, deflated, count);
         }
     }
-    let some = upto(BODY_BYTES_MAX);
-    if some == all {
-        return (Encoding::Raw, body, all);
-    }
-    let body = join(&changes[..some]);
-    let deflated = deflate(&body);
-    if deflated.len() < body.len() { (Encoding::Deflate, deflated, some) } else { (Encoding::Raw, body, some) }
+    (Encoding::Raw, body, count)
 }
 
 fn join(changes: &[Vec<u8>]) -> Vec<u8> {

@@ -208,7 +208,7 @@ pub fn answer(question: &SyncMessage, documents: &Documents) -> Option<SyncMessa
         // A broken document must not look complete; when it was loaded again, the next resync asks again.
         SyncMessage::Pull { shard, .. } if documents.is_poisoned(*shard) => None,
         SyncMessage::Pull { round, shard, generation, vector } => {
-            let missing = documents.missing(*shard, *generation, vector, frame::PULL_BYTES);
+            let missing = documents.missing(*shard, *generation, vector, frame::SENT_BYTES);
             Some(SyncMessage::Changes(Changes::of_pull(*round, *shard, documents.generation(*shard), missing)))
         }
         _ => None,

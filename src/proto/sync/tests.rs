@@ -190,7 +190,7 @@ fn many_changes_come_over_in_frames_within_bounds_and_deflated() {
     }
     let link = meet(&mut a, &mut b);
     assert_eq!(a.documents.digests(), b.documents.digests());
-    assert!(bytes > frame::PULL_BYTES, "{bytes}");
+    assert!(bytes > frame::SENT_BYTES, "{bytes}");
     assert!(link.bytes < bytes / 2, "{} of {bytes}", link.bytes);
     assert!(link.frames > 8, "{}", link.frames);
 }

@@ -1,0 +1,156 @@
+//! One member alone, with a disk that is as slow as a test wants: how writes are made, one turn after the other.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::{Birth, Collective, Effect, Event, Ticket};
+use crate::proto::document::{Actor, Documents};
+use crate::proto::identity::{ClusterId, Fingerprint, MemberId, SessionId};
+use crate::proto::invite::Seed;
+use crate::proto::lease::Stamp;
+use crate::proto::name::MemberName;
+use crate::proto::record::Record;
+use crate::proto::request::{ErrorCode, Request, Response, Standing};
+use crate::proto::roster::{Member, Role, Roster, Timing};
+use crate::proto::time::{Instant, Now, WallTime};
+
+/// A member alone.
+struct Lone {
+    core: Collective,
+    now: Instant,
+    /// Saves that the disk was asked for, and bytes of changes in each.
+    saves: VecDeque<(Ticket, usize)>,
+    replies: Vec<Response>,
+}
+
+impl Lone {
+    fn start() -> Self {
+        let now = Instant::ZERO + Duration::from_secs(100);
+        let (me, fingerprint) = (MemberId([1; 16]), Fingerprint([1; 32]));
+        let name = MemberName::new("mgt1").expect("a valid name");
+        let member = Member { id: me, name, role: Role::Voter, learner: false, fingerprints: vec![fingerprint] };
+        let birth = Birth {
+            me,
+            session: SessionId([1; 16]),
+            stamp: Stamp { incarnation: 1, sequence: 0 },
+            fingerprint,
+            roster: Roster::genesis(ClusterId([9; 16]), Timing::LAN, member),
+            acceptor: None,
+            invites: Vec::new(),
+            peers: BTreeMap::new(),
+            documents: Documents::new(),
+            removed: None,
+            quarantined: Default::default(),
+            addresses: vec![SocketAddr::from(([127, 0, 0, 1], 1_000))],
+            software: "test".to_owned(),
+            seed: [1; 32],
+            decoy: Seed::new([1; 32]),
+            actor: Actor::new(me, [1; 8]),
+        };
+        let (core, effects) = Collective::start(birth, Now { boot: now, wall: WallTime(1_000_000) });
+        let mut lone = Self { core, now, saves: VecDeque::new(), replies: Vec::new() };
+        lone.perform(effects);
+        lone.finish_saves();
+        assert_eq!(lone.core.standing(), Standing::Seated);
+        lone
+    }
+
+    fn handle(&mut self, event: Event) {
+        let effects = self.core.handle(event, Now { boot: self.now, wall: WallTime(1_000_000) });
+        self.perform(effects);
+    }
+
+    fn perform(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Save { ticket, records } => {
+                    let bytes = |record: &Record| match record {
+                        Record::Change { bytes, .. } => bytes.len(),
+                        _ => 0,
+                    };
+                    self.saves.push_back((ticket, records.iter().map(bytes).sum()));
+                }
+                Effect::Reply { response, .. } => self.replies.push(response),
+                _ => {}
+            }
+        }
+    }
+
+    /// The disk finishes what it was asked for first.
+    fn finish_save(&mut self) -> bool {
+        let Some((ticket, _)) = self.saves.pop_front() else { return false };
+        self.handle(Event::Saved { tickets: vec![ticket] });
+        true
+    }
+
+    fn finish_saves(&mut self) {
+        while self.finish_save() {}
+    }
+
+    fn wake_after(&mut self, wait: Duration) {
+        self.now = self.now + wait;
+        self.handle(Event::Wake);
+    }
+
+    fn define(&mut self, nodes: &str) {
+        let request = Request::DefineNodes { nodes: nodes.into(), assignments: vec!["location.room=a".into()] };
+        self.handle(Event::Request { id: 1, request, within_ms: 10_000, entropy: Box::new([0; 40]) });
+    }
+}
+
+/// Each is written with two values: that it is there, and its room.
+const NODES: usize = 5_000;
+
+#[test]
+fn a_large_write_is_made_in_turns_and_never_far_ahead_of_the_disk() {
+    let mut lone = Lone::start();
+    lone.define(&format!("n[1-{NODES}]"));
+    for _ in 0..20 {
+        lone.wake_after(Duration::from_millis(1));
+    }
+    assert_eq!(lone.saves.len(), super::writes::TURNS_AHEAD, "the disk has not answered");
+    assert!(lone.saves.iter().all(|(_, bytes)| *bytes < 64 * 1024), "{:?}", lone.saves);
+    assert!(lone.replies.is_empty());
+    let mut turns = 0;
+    while lone.finish_save() {
+        turns += 1;
+        assert!(lone.saves.len() <= super::writes::TURNS_AHEAD);
+        assert_eq!(lone.replies.is_empty(), !lone.saves.is_empty(), "answered once all of it is durable");
+    }
+    assert!(turns >= 10, "{turns}");
+    assert!(matches!(&lone.replies[..], [Response::Done(_)]), "{:?}", lone.replies);
+    assert_eq!(lone.core.documents().nodes().count(), NODES);
+}
+
+#[test]
+fn a_small_write_does_not_wait_for_a_large_one() {
+    let mut lone = Lone::start();
+    lone.define(&format!("n[1-{NODES}]"));
+    lone.define("s1");
+    while lone.replies.is_empty() {
+        assert!(lone.finish_save());
+    }
+    assert_eq!(lone.core.documents().nodes().filter(|node| node.as_str() == "s1").count(), 1);
+    assert!(lone.core.documents().nodes().count() < NODES);
+    lone.finish_saves();
+    assert_eq!(lone.core.documents().nodes().count(), NODES + 1);
+}
+
+#[test]
+fn a_write_whose_time_is_up_says_how_much_of_it_is_stored() {
+    let mut lone = Lone::start();
+    lone.define(&format!("n[1-{NODES}]"));
+    lone.finish_save();
+    lone.wake_after(Duration::from_secs(10));
+    let [Response::Error(refused)] = &lone.replies[..] else { panic!("{:?}", lone.replies) };
+    assert_eq!(refused.error.code, ErrorCode::Indeterminate);
+    assert!(
+        refused.error.message.starts_with("only ") && refused.error.message.contains("of 10000 values"),
+        "{refused:?}"
+    );
+    let stored = lone.core.documents().nodes().count();
+    lone.finish_saves();
+    assert!((1..NODES).contains(&stored), "{stored}");
+    assert!(lone.core.documents().nodes().count() < NODES, "what was given up is not written later");
+}
