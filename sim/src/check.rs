@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use collective::proto::identity::{MemberId, RosterHash};
+use collective::proto::identity::{InviteId, MemberId, RosterHash};
 use collective::proto::quorum::majority;
 use collective::proto::roster::{Timing, Version};
 
@@ -21,6 +21,8 @@ pub(crate) enum Rule {
     NothingLost,
     /// I5: no authority later than T(1-m) after the last majority contact.
     LockDown,
+    /// I6: an invitation lets one in, and who was removed never acts again.
+    Once,
     /// A refused write never appears.
     RefusedStaysOut,
     /// An incarnation is durable before it is told, and none is used twice.
@@ -36,6 +38,38 @@ pub(crate) enum Rule {
 }
 
 impl Rule {
+    /// Every rule.
+    pub(crate) const ALL: [Self; 11] = [
+        Self::OneManager,
+        Self::OneRoster,
+        Self::NothingLost,
+        Self::LockDown,
+        Self::Once,
+        Self::RefusedStaysOut,
+        Self::Incarnation,
+        Self::BoundedTime,
+        Self::Convergence,
+        Self::Answered,
+        Self::NoPanic,
+    ];
+
+    /// Returns the word by which scenarios and cases name it.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::OneManager => "one-manager",
+            Self::OneRoster => "one-roster",
+            Self::NothingLost => "nothing-lost",
+            Self::LockDown => "lock-down",
+            Self::Once => "once",
+            Self::RefusedStaysOut => "refused-stays-out",
+            Self::Incarnation => "incarnation",
+            Self::BoundedTime => "bounded-time",
+            Self::Convergence => "convergence",
+            Self::Answered => "answered",
+            Self::NoPanic => "no-panic",
+        }
+    }
+
     /// Returns the exit code that tells this violation.
     pub(crate) const fn exit(self) -> u8 {
         match self {
@@ -43,6 +77,7 @@ impl Rule {
             | Self::OneRoster
             | Self::NothingLost
             | Self::LockDown
+            | Self::Once
             | Self::RefusedStaysOut
             | Self::Incarnation => 2,
             Self::BoundedTime => 3,
@@ -59,6 +94,7 @@ impl fmt::Display for Rule {
             Self::OneRoster => "I2 one roster",
             Self::NothingLost => "I3 nothing lost",
             Self::LockDown => "I5 lock-down",
+            Self::Once => "I6 once",
             Self::RefusedStaysOut => "refused stays out",
             Self::Incarnation => "incarnation",
             Self::BoundedTime => "bounded time",
@@ -92,6 +128,12 @@ pub(crate) struct Checker {
     /// For each member and run: when the requests were sent, on its own clock, that each voter granted last.
     contacts: BTreeMap<usize, BTreeMap<MemberId, u64>>,
     incarnations: BTreeMap<usize, u64>,
+    /// Whom each invitation let in.
+    consumed: BTreeMap<InviteId, MemberId>,
+    /// The newest roster in force anywhere, and who is on it.
+    newest: Option<(Version, BTreeSet<MemberId>)>,
+    /// When each member was removed, at the latest.
+    removed: BTreeMap<MemberId, u64>,
 }
 
 /// The violations that are kept; the first one is what matters.
@@ -117,6 +159,35 @@ impl Checker {
         let first = *self.rosters.entry(version).or_insert(hash);
         if first != hash {
             self.violate(at, Rule::OneRoster, format!("member {member} has another roster {version} than others"));
+        }
+    }
+
+    /// I6: an invitation let a member in.
+    pub(crate) fn consumed(&mut self, at: u64, invite: InviteId, member: MemberId) {
+        let first = *self.consumed.entry(invite).or_insert(member);
+        if first != member {
+            self.violate(at, Rule::Once, format!("invitation {invite} let two members in"));
+        }
+    }
+
+    /// I6: these are on a roster that is in force.
+    pub(crate) fn members(&mut self, at: u64, version: Version, ids: BTreeSet<MemberId>) {
+        if let Some((newest, before)) = &self.newest {
+            if version <= *newest {
+                return;
+            }
+            for gone in before.difference(&ids) {
+                self.removed.entry(*gone).or_insert(at);
+            }
+        }
+        self.newest = Some((version, ids));
+    }
+
+    /// I6: a member acts right now; who was removed may only use up the lease it had.
+    pub(crate) fn acts_as(&mut self, at: u64, member: usize, id: MemberId, timing: Timing) {
+        let lease = timing.quiet().as_nanos() as u64;
+        if self.removed.get(&id).is_some_and(|since| at > since + lease) {
+            self.violate(at, Rule::Once, format!("member {member} was removed, and acts a lease later"));
         }
     }
 
@@ -310,6 +381,30 @@ mod tests {
         assert_eq!(checker.violations.len(), 1, "not durable");
         checker.incarnation(4, 0, 4, 4, true);
         assert_eq!(checker.violations.len(), 2, "the run before had it");
+    }
+
+    #[test]
+    fn an_invitation_that_lets_two_in_is_seen() {
+        let mut checker = Checker::default();
+        checker.consumed(1, InviteId([7; 8]), MemberId([1; 16]));
+        checker.consumed(2, InviteId([7; 8]), MemberId([1; 16]));
+        assert!(checker.violations.is_empty(), "a spent token brings its welcome again");
+        checker.consumed(3, InviteId([7; 8]), MemberId([2; 16]));
+        assert_eq!(rules(&checker), [Rule::Once]);
+    }
+
+    #[test]
+    fn a_removed_member_that_goes_on_acting_is_seen() {
+        let mut checker = Checker::default();
+        checker.members(1, VERSION, voters(0..3));
+        checker.members(2, VERSION.next(), voters(0..2));
+        let gone = MemberId([2; 16]);
+        let lease = Timing::LAN.quiet().as_nanos() as u64;
+        checker.acts_as(2 + lease, 2, gone, Timing::LAN);
+        checker.acts_as(3 + lease, 1, MemberId([1; 16]), Timing::LAN);
+        assert!(checker.violations.is_empty());
+        checker.acts_as(3 + lease, 2, gone, Timing::LAN);
+        assert_eq!(rules(&checker), [Rule::Once]);
     }
 
     #[test]

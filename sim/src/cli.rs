@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::run::{Report, run};
@@ -105,6 +105,7 @@ pub(crate) fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
         if let Some(place) = panic.location() {
             eprintln!("panic at {}:{}", place.file(), place.line());
+            crate::quic::note_panic(format!("panic at {}:{}", place.file(), place.line()));
         }
     }));
     match carry_out(args.command) {
@@ -119,7 +120,7 @@ pub(crate) fn main() -> ExitCode {
 fn carry_out(command: Command) -> anyhow::Result<u8> {
     match command {
         Command::Run { scenario, seed, output, level, story } => {
-            let scenario = find(&scenario)?;
+            let scenario = scenario::find(&scenario)?;
             let report = match level {
                 Level::Core => run(&scenario, seed, story),
                 Level::Quic => crate::quic::run(&scenario, seed, story)?,
@@ -132,10 +133,10 @@ fn carry_out(command: Command) -> anyhow::Result<u8> {
             Ok(report.exit)
         }
         Command::Sweep { scenario, seeds, jobs, keep_going, output } => {
-            sweep(&find(&scenario)?, seeds, jobs.max(1), keep_going, output)
+            sweep(&scenario::find(&scenario)?, seeds, jobs.max(1), keep_going, output)
         }
         Command::Replay { scenario, seed } => {
-            let scenario = find(&scenario)?;
+            let scenario = scenario::find(&scenario)?;
             let (first, second) = (run(&scenario, seed, true), run(&scenario, seed, true));
             if first.hash == second.hash {
                 println!("seed {seed}: {} events twice, trace {}", first.events, first.hash);
@@ -149,18 +150,11 @@ fn carry_out(command: Command) -> anyhow::Result<u8> {
             Ok(NOT_DETERMINISTIC)
         }
         Command::List => {
-            for scenario in scenario::all() {
+            for (scenario, _) in scenario::all()? {
                 println!("{:18} {}", scenario.name, scenario.about);
             }
             Ok(0)
         }
-    }
-}
-
-fn find(name: &str) -> anyhow::Result<Scenario> {
-    match scenario::named(name) {
-        Some(scenario) => Ok(scenario),
-        None => bail!("there is no scenario {name}; see `collective-sim list`"),
     }
 }
 
@@ -233,7 +227,7 @@ fn print_report(report: &Report) {
         println!("{violation}");
     }
     let verdict = if report.exit == 0 { "clean" } else { "VIOLATED" };
-    let (name, seed, events) = (report.scenario, report.seed, report.events);
+    let (name, seed, events) = (&report.scenario, report.seed, report.events);
     println!("{name} seed {seed}: {verdict}, {:.1} virtual s, {events} events", report.virtual_s);
     if let Some(time) = report.converged_after_ms {
         println!("everything equal again after {time} ms");

@@ -8,12 +8,14 @@ mod clock;
 mod disk;
 mod enrol;
 mod fault;
+mod inject;
 mod mix;
 mod network;
 mod quic;
 mod run;
 mod scenario;
 mod site;
+mod step;
 mod workload;
 mod world;
 

@@ -107,6 +107,12 @@ impl Network {
         was_empty
     }
 
+    /// Returns the first frame of a stream.
+    pub(crate) fn first(&self, from: usize, to: usize, channel: Channel, link: u64) -> Option<Frame> {
+        let pipe = self.pipes.get(&(from, to, channel)).filter(|pipe| pipe.link == link)?;
+        pipe.frames.front().map(|(_, frame)| frame.clone())
+    }
+
     /// Takes the first frame of a stream if it is ready; otherwise says when the first one will be.
     pub(crate) fn pop(
         &mut self,

@@ -9,22 +9,21 @@ use collective::proto::request::Request;
 use serde::Serialize;
 
 use crate::check::{Final, Rule, Violation, unconverged};
-use crate::fault::{MS, SECOND, plan};
-use crate::scenario::{Plan, Scenario};
+use crate::fault::{MS, SECOND};
+use crate::scenario::Scenario;
 use crate::workload::Op;
 use crate::world::World;
 
 /// What came of one run.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Report {
-    pub(crate) scenario: &'static str,
+    pub(crate) scenario: String,
     pub(crate) seed: u64,
     /// SHA-256 over everything that happened, in hexadecimal.
     pub(crate) hash: String,
     /// The exit code: 0, or that of the first violation.
     pub(crate) exit: u8,
     /// What was violated first.
-    #[cfg(test)]
     #[serde(skip)]
     pub(crate) first: Option<Rule>,
     pub(crate) violations: Vec<String>,
@@ -44,15 +43,15 @@ pub(crate) struct Report {
 /// Runs a scenario with a seed.
 pub(crate) fn run(scenario: &Scenario, seed: u64, tell: bool) -> Report {
     let started = Instant::now();
+    let scenario = &scenario.expanded(seed);
     let mut world = World::new(scenario, seed, tell);
-    let converged = drive(&mut world, scenario, seed);
+    let converged = drive(&mut world, scenario);
     let violations: &[Violation] = &world.checker.violations;
     Report {
-        scenario: scenario.name,
+        scenario: scenario.name.clone(),
         seed,
         hash: world.trace_hash(),
         exit: violations.first().map_or(0, |first| first.rule.exit()),
-        #[cfg(test)]
         first: violations.first().map(|first| first.rule),
         violations: violations.iter().map(ToString::to_string).collect(),
         faults: world.faults.iter().map(ToString::to_string).collect(),
@@ -65,35 +64,30 @@ pub(crate) fn run(scenario: &Scenario, seed: u64, tell: bool) -> Report {
     }
 }
 
-fn drive(world: &mut World, scenario: &Scenario, seed: u64) -> Option<u64> {
+fn drive(world: &mut World, scenario: &Scenario) -> Option<u64> {
     world.assemble(scenario.joined);
     if !world.checker.violations.is_empty() {
         return None;
     }
     world.define_nodes(scenario.nodes);
     let begin = world.time;
-    let faults = match &scenario.faults {
-        Plan::Fixed(faults) => faults.clone(),
-        Plan::Random => plan(crate::mix::Mix::new(seed), scenario.members, scenario.window_ms),
-    };
-    // Half of the runs in which nothing stays broken change who is a member, too.
-    let heals = faults.iter().all(|fault| fault.until.is_some());
-    if matches!(scenario.faults, Plan::Random) && heals && seed % 2 == 1 {
-        world.start_churn();
+    world.schedule(scenario.faults.clone());
+    if scenario.load.churn || scenario.faults.iter().any(|fault| !fault.kind.forgets().is_empty()) {
+        world.start_care(scenario.load.churn);
     }
-    world.schedule(faults);
-    world.start_work(scenario.work_every_ms * MS);
-    for (at_ms, step) in &scenario.steps {
-        world.run_until(begin + at_ms * MS);
+    world.start_work(scenario.load.every_ms * MS);
+    world.start_actions(scenario.load.actions_every_ms * MS);
+    for step in &scenario.steps {
+        world.run_until(begin + step.at_ms * MS);
         if !world.checker.violations.is_empty() {
             return None;
         }
-        if let Err(what) = step(world) {
-            world.violate(Rule::BoundedTime, what);
+        if let Err(what) = world.take_step(step) {
+            world.violate(Rule::BoundedTime, format!("not so in time: {what}"));
         }
     }
     world.run_until(begin + scenario.window_ms * MS);
-    world.work_every = 0;
+    (world.work_every, world.act_every) = (0, 0);
     converge(world, scenario)
 }
 
@@ -142,15 +136,7 @@ fn post_mortem(world: &mut World, core: &[usize]) {
 
 /// Returns the members that no fault breaks for ever.
 fn healthy(world: &World) -> Vec<usize> {
-    let broken = |at: usize| {
-        use crate::fault::Kind;
-        world.faults.iter().filter(|fault| fault.until.is_none()).any(|fault| match &fault.kind {
-            Kind::Isolate(member) | Kind::Deaf(member) | Kind::Mute(member) => *member == at,
-            Kind::Crash(member) | Kind::Stop(member) | Kind::Pause(member) => *member == at,
-            Kind::Power(members) => members.contains(&at),
-            _ => false,
-        })
-    };
+    let broken = |at| world.faults.iter().any(|fault| fault.until.is_none() && fault.kind.breaks(at));
     let enrolled = |at: usize| world.sites[at].me.is_some() && world.sites[at].downs == 0;
     (0..world.sites.len()).filter(|at| !broken(*at) && enrolled(*at)).collect()
 }

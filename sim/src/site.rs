@@ -28,6 +28,8 @@ const INBOX_MAX: usize = 2_000;
 pub(crate) struct Site {
     pub(crate) name: MemberName,
     pub(crate) fingerprint: Fingerprint,
+    /// Keys it used before.
+    pub(crate) former: Vec<Fingerprint>,
     pub(crate) address: SocketAddr,
     pub(crate) clock: Clock,
     pub(crate) disk: Disk,
@@ -42,6 +44,10 @@ pub(crate) struct Site {
     /// Faults that keep the process from doing anything.
     pub(crate) pauses: u32,
     inbox: VecDeque<Event>,
+    /// Whether a slow processor is busy, so that events wait their turn.
+    pub(crate) is_busy: bool,
+    /// Whether its disk was rolled back, so that it must be invited again.
+    pub(crate) rolled_back: bool,
     /// Faults that keep it from being started.
     pub(crate) downs: u32,
     /// The true time at which the core wants to wake.
@@ -65,8 +71,17 @@ pub(crate) enum Death {
     Killed,
     /// Its machine goes dark.
     Power,
+    /// Its machine goes dark in the middle of a write: some of what was on its way is on the disk.
+    Torn,
     /// It ended by itself and said so.
     Stopped,
+}
+
+impl Death {
+    /// Returns whether the machine went dark with the process.
+    pub(crate) fn is_dark(self) -> bool {
+        matches!(self, Self::Power | Self::Torn)
+    }
 }
 
 impl Site {
@@ -78,6 +93,7 @@ impl Site {
         Self {
             name: MemberName::new(&name(number)).expect("a letter and a number are a member name"),
             fingerprint: Fingerprint(mix.bytes(Purpose::Identity, index)),
+            former: Vec::new(),
             address: SocketAddr::from(([10, 0, 0, number as u8 + 1], 4747)),
             clock: Clock::new(offset, drift, skew),
             disk: Disk::default(),
@@ -87,6 +103,8 @@ impl Site {
             kept: None,
             pauses: 0,
             inbox: VecDeque::new(),
+            is_busy: false,
+            rolled_back: false,
             downs: 0,
             wake: None,
             facts: None,
@@ -103,6 +121,21 @@ impl Site {
 
     pub(crate) fn is_paused(&self) -> bool {
         self.pauses > 0
+    }
+
+    /// Returns whether events wait for a slow processor.
+    pub(crate) fn has_backlog(&self) -> bool {
+        self.is_busy
+    }
+
+    /// Takes the next event that waits.
+    pub(crate) fn next_waiting(&mut self) -> Option<Event> {
+        self.inbox.pop_front()
+    }
+
+    /// Returns whether a key is one that it uses, or used before.
+    pub(crate) fn has_key(&self, key: Fingerprint) -> bool {
+        self.fingerprint == key || self.former.contains(&key)
     }
 
     /// Returns whether it answers packets right now.
@@ -171,6 +204,7 @@ impl Site {
         self.disk.crash(survive);
         self.kept = Some(self.disk.load()?);
         self.inbox.clear();
+        self.is_busy = false;
         self.wake = None;
         self.facts = None;
         self.doomed = None;
@@ -181,9 +215,19 @@ impl Site {
 
     /// Sets the disk aside: what comes next begins with an empty one.
     pub(crate) fn forget_everything(&mut self) {
-        self.disk = Disk::default();
+        self.disk = self.disk.emptied();
         self.kept = None;
         self.me = None;
+        self.rolled_back = false;
+        self.former.clear();
+    }
+
+    /// Replaces the disk of a machine that is down by what was on it at that time.
+    pub(crate) fn roll_back(&mut self, to: u64) -> anyhow::Result<()> {
+        self.disk.roll_back(to);
+        self.kept = Some(self.disk.load()?);
+        self.rolled_back = true;
+        Ok(())
     }
 
     pub(crate) fn now(&self, time: u64) -> Now {

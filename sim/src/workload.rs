@@ -69,16 +69,16 @@ impl Ledger {
         }
     }
 
-    /// Returns what came of the last request of that name.
-    pub(crate) fn named(&self, name: &'static str) -> Option<&Outcome> {
-        self.0.iter().rev().find(|asked| asked.op == Op::Named(name))?.outcome.as_ref()
+    /// Notes that something was asked of a member.
+    pub(crate) fn note(&mut self, at: usize, op: Op, since: u64) {
+        self.0.push(Asked { op, at, since, outcome: None });
     }
 }
 
 impl World {
     /// Asks a member something; the answer goes to the ledger.
     pub(crate) fn ask(&mut self, at: usize, op: Op, request: Request) {
-        self.ledger.0.push(Asked { op, at, since: self.time, outcome: None });
+        self.ledger.note(at, op, self.time);
         let id = self.ledger.0.len() as RequestId;
         if self.sites[at].is_up() {
             self.request(at, id, request, WITHIN_MS);
@@ -121,8 +121,8 @@ impl World {
     fn late_by_fault(&self) -> u64 {
         self.faults
             .iter()
-            .filter(|fault| fault.kind.word() == "pause")
-            .map(|fault| fault.until.unwrap_or(0) - fault.at)
+            .filter(|fault| matches!(fault.kind.word(), "pause" | "freeze" | "slow-cpu"))
+            .map(|fault| fault.until.unwrap_or(fault.at) - fault.at)
             .sum()
     }
 
@@ -177,7 +177,6 @@ impl World {
             yes: false,
         };
         self.count("write");
-        self.last_write = number;
         self.ask(at, Op::Write { node, key, value }, request);
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
-use collective::proto::collective::{Collective, Effect, Event, JoinId, RequestId, Ticket};
+use collective::proto::collective::{Collective, Effect, Event, JobId, JoinId, RequestId, Ticket};
 use collective::proto::document::Entity;
 use collective::proto::facts::Facts;
 use collective::proto::identity::{ClusterId, Fingerprint, MemberId};
@@ -17,10 +17,11 @@ use ring::digest;
 
 use crate::check::{Authority, Checker, Rule};
 use crate::enrol::Enrolment;
-use crate::fault::{Active, Fault, Kind, MS, SECOND};
+use crate::fault::{Active, Fate, Fault, Kind, MS, SECOND};
+use crate::inject::Jobs;
 use crate::mix::{Mix, Purpose};
 use crate::network::{Frame, IDLE_TIMEOUT, Network};
-use crate::scenario::{Plan, Sabotage, Scenario};
+use crate::scenario::{Sabotage, Scenario, Usual};
 use crate::site::{Death, Site};
 use crate::workload::Ledger;
 
@@ -30,7 +31,7 @@ const LOOK_EVERY: u64 = SECOND;
 
 /// Something that is due.
 #[derive(Debug)]
-enum Due {
+pub(crate) enum Due {
     Wake {
         at: usize,
         life: u64,
@@ -107,6 +108,25 @@ enum Due {
     Work,
     /// A look at who is no member any more.
     Care,
+    /// An action on a node ends by itself.
+    Job {
+        at: usize,
+        life: u64,
+        id: JobId,
+    },
+    /// An action is asked for.
+    Act,
+    /// A member takes a new key in use.
+    Switch {
+        at: usize,
+        life: u64,
+        fingerprint: Fingerprint,
+    },
+    /// A slow processor takes up the next event.
+    Turn {
+        at: usize,
+        life: u64,
+    },
 }
 
 /// One run.
@@ -116,7 +136,10 @@ pub(crate) struct World {
     queue: BTreeMap<(u64, u64), Due>,
     count: u64,
     pub(crate) sites: Vec<Site>,
-    network: Network,
+    pub(crate) network: Network,
+    /// What the network and the disks do when nothing is broken.
+    usual: Usual,
+    usual_fsync: (u64, u64),
     pub(crate) active: Active,
     pub(crate) faults: Vec<Fault>,
     pub(crate) sabotage: Option<Sabotage>,
@@ -127,17 +150,19 @@ pub(crate) struct World {
     pub(crate) nodes: Vec<(NodeName, Vec<usize>)>,
     /// Who acted for each node when a scenario looked.
     pub(crate) noted: Vec<Option<usize>>,
+    /// The actions that run on nodes.
+    pub(crate) jobs: Jobs,
+    /// Which joins are disturbed, and by what.
+    pub(crate) disturbed: BTreeMap<usize, (usize, u64)>,
     /// How often the workload asks something; not at all when zero.
     pub(crate) work_every: u64,
+    /// How often it asks for an action; not at all when zero.
+    pub(crate) act_every: u64,
     pub(crate) works: u64,
     /// Whether the load moves and drains nothing.
     pub(crate) only_writes: bool,
     /// Whether members are deleted and invited again.
     pub(crate) churn: bool,
-    /// The number of the last write in the ledger.
-    pub(crate) last_write: usize,
-    /// The write that a scenario looks for.
-    pub(crate) noted_write: usize,
     told: BTreeMap<(usize, usize), (u64, Rc<Facts>)>,
     voters: BTreeMap<Version, Rc<BTreeSet<MemberId>>>,
     seen_roster: Vec<Option<Version>>,
@@ -151,7 +176,13 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(scenario: &Scenario, seed: u64, tell: bool) -> Self {
         let mix = Mix::new(seed);
-        let sites: Vec<_> = (0..scenario.members).map(|number| Site::new(mix, number)).collect();
+        let mut sites: Vec<_> = (0..scenario.members).map(|number| Site::new(mix, number)).collect();
+        for (site, drift) in sites.iter_mut().zip(&scenario.drift_ppm) {
+            site.clock.drift_ppm = *drift;
+        }
+        if scenario.faults.iter().any(|fault| fault.kind.needs_history()) {
+            sites.iter_mut().for_each(|site| site.disk.keep_history());
+        }
         let count = sites.len();
         let mut world = Self {
             mix,
@@ -160,6 +191,8 @@ impl World {
             count: 0,
             sites,
             network: Network::default(),
+            usual: scenario.network,
+            usual_fsync: scenario.fsync,
             active: Active::default(),
             faults: Vec::new(),
             sabotage: scenario.sabotage,
@@ -169,12 +202,13 @@ impl World {
             coverage: BTreeMap::new(),
             nodes: Vec::new(),
             noted: Vec::new(),
+            jobs: Jobs::default(),
+            disturbed: BTreeMap::new(),
             work_every: 0,
+            act_every: 0,
             works: 0,
-            only_writes: !matches!(scenario.faults, Plan::Random),
+            only_writes: !scenario.load.moves,
             churn: false,
-            last_write: 0,
-            noted_write: 0,
             told: BTreeMap::new(),
             voters: BTreeMap::new(),
             seen_roster: vec![None; count],
@@ -201,12 +235,12 @@ impl World {
 
     // ---- Time ----
 
-    fn at(&mut self, time: u64, due: Due) {
+    pub(crate) fn at(&mut self, time: u64, due: Due) {
         self.count += 1;
         self.queue.insert((time.max(self.time), self.count), due);
     }
 
-    fn after(&mut self, delay: u64, due: Due) {
+    pub(crate) fn after(&mut self, delay: u64, due: Due) {
         self.at(self.time + delay, due);
     }
 
@@ -234,8 +268,8 @@ impl World {
                 }
             }
             Due::Durable { at, life } => {
-                if self.sites[at].life == life && self.sites[at].is_up() {
-                    let tickets = self.sites[at].disk.complete();
+                if self.sites[at].life == life && self.sites[at].is_up() && !self.refuses_saves(at) {
+                    let tickets = self.complete_sync(at);
                     self.sync(at);
                     if self.sabotage != Some(Sabotage::LyingDisk) {
                         self.handle(at, Event::Saved { tickets });
@@ -288,6 +322,10 @@ impl World {
             Due::End(number) => self.end(number),
             Due::Join { enrolment, step } => self.on_join(enrolment, step),
             Due::Boot { at } => self.boot(at),
+            Due::Job { at, life, id } => self.end_job(at, life, id),
+            Due::Act => self.act_now(),
+            Due::Turn { at, life } => self.take_turn(at, life),
+            Due::Switch { at, life, fingerprint } => self.switch_identity(at, life, fingerprint),
             Due::Care => {
                 self.care();
                 self.after(SECOND, Due::Care);
@@ -309,9 +347,9 @@ impl World {
         }
     }
 
-    /// Begins to change who is a member, beside the rest of the load.
-    pub(crate) fn start_churn(&mut self) {
-        self.churn = true;
+    /// Begins to invite whoever is no member any more; with churn, members are deleted and leave as well.
+    pub(crate) fn start_care(&mut self, churn: bool) {
+        self.churn = churn;
         self.after(SECOND, Due::Care);
     }
 
@@ -328,7 +366,8 @@ impl World {
     /// Starts a process, unless a fault keeps it down.
     pub(crate) fn boot(&mut self, at: usize) {
         let site = &mut self.sites[at];
-        if site.is_up() || site.downs > 0 || site.me.is_none() {
+        let is_stuck = self.active.is_disk_broken(at) || self.active.is_disk_full(at);
+        if site.is_up() || site.downs > 0 || site.me.is_none() || is_stuck {
             return;
         }
         let (mix, time, sabotage) = (self.mix, self.time, self.sabotage);
@@ -356,10 +395,10 @@ impl World {
         let survive = match death {
             Death::Power => 0,
             Death::Stopped => pending,
-            Death::Killed => self.mix.range(Purpose::Crash, self.count, 0, pending as u64) as usize,
+            Death::Killed | Death::Torn => self.mix.range(Purpose::Crash, self.count, 0, pending as u64) as usize,
         };
         for peer in self.network.linked(at) {
-            if let Some(link) = self.network.link(at, peer).filter(|_| death != Death::Power)
+            if let Some(link) = self.network.link(at, peer).filter(|_| !death.is_dark())
                 && self.active.passes(at, peer, self.time)
             {
                 let delay = self.delay(at, peer);
@@ -371,7 +410,8 @@ impl World {
         if let Err(error) = self.sites[at].die(survive) {
             self.violate(Rule::NothingLost, format!("the store of m{at} cannot be read: {error:#}"));
         }
-        if death == Death::Power {
+        if death.is_dark() {
+            self.jobs.forget(at);
             self.sites[at].clock.reboot(self.time);
         }
     }
@@ -382,10 +422,18 @@ impl World {
         if !site.is_up() {
             return;
         }
-        if site.is_paused() {
+        if site.is_paused() || site.has_backlog() {
             site.keep_for_later(event);
             return;
         }
+        self.take_in(at, event);
+        if let Some(busy) = self.active.event_ms(at) {
+            self.be_busy(at, busy * MS);
+        }
+    }
+
+    /// Has a core take an event in, now.
+    pub(crate) fn take_in(&mut self, at: usize, event: Event) {
         if !matches!(event, Event::Wake | Event::Received { .. }) {
             let text = format!("{event:?}");
             self.trace(at, b"event", text.as_bytes());
@@ -486,7 +534,13 @@ impl World {
                 self.violate(Rule::NothingLost, format!("a document broke on m{at}: {reason}"));
             }
             Effect::Halt => self.die(at, Death::Stopped),
-            // No actions are defined at this level, and keys are not rotated.
+            Effect::Run { id, job, until } => self.run_job(at, id, job.node, until),
+            Effect::Extend { id, until } => self.jobs.extend(at, id, until),
+            Effect::Cease { node } => self.cease(at, &node),
+            Effect::SwitchIdentity { fingerprint } => {
+                let life = self.sites[at].life;
+                self.after(0, Due::Switch { at, life, fingerprint });
+            }
             _ => {}
         }
     }
@@ -501,19 +555,20 @@ impl World {
     }
 
     /// Begins an fsync, unless one is under way or there is nothing to make durable.
-    fn sync(&mut self, at: usize) {
+    pub(crate) fn sync(&mut self, at: usize) {
         let site = &mut self.sites[at];
         if !site.disk.sync() {
             return;
         }
         let (index, life) = ((at as u64) << 48 | site.disk.syncs, site.life);
-        let usual = self.mix.range(Purpose::Fsync, index, 200, 8_000) * 1_000;
+        let (least, most) = self.usual_fsync;
+        let usual = self.mix.range(Purpose::Fsync, index, least / 1_000, most / 1_000) * 1_000;
         let delay = self.active.fsync_ms(at).map_or(usual, |slow| usual + slow * MS);
         self.after(delay, Due::Durable { at, life });
     }
 
     pub(crate) fn site_of(&self, key: Fingerprint) -> Option<usize> {
-        self.sites.iter().position(|site| site.fingerprint == key)
+        self.sites.iter().position(|site| site.has_key(key))
     }
 
     // ---- Faults ----
@@ -531,26 +586,30 @@ impl World {
     }
 
     fn begin(&mut self, number: usize) {
-        let kind = self.faults[number].kind.clone();
+        let Fault { kind, at, until, .. } = self.faults[number].clone();
         self.count(kind.word());
-        self.tell(|| format!("FAULT {kind:?}"));
-        self.active.begin(number, self.time, kind.clone());
+        self.tell(|| format!("FAULT {kind}"));
+        let until = until.map(|until| self.time + (until - at));
+        self.active.begin(number, self.time, until, kind.clone());
         match &kind {
             Kind::Crash(at) => self.doom(*at, number, Death::Killed),
-            Kind::Power(victims) => victims.iter().for_each(|at| self.doom(*at, number, Death::Power)),
+            Kind::Power { members, disk } => {
+                let death = if *disk == Fate::Torn { Death::Torn } else { Death::Power };
+                members.iter().for_each(|at| self.doom(*at, number, death));
+            }
             Kind::Stop(at) => {
                 self.sites[*at].downs += 1;
                 self.handle(*at, Event::Stop);
             }
             Kind::Pause(at) | Kind::Freeze(at) => self.sites[*at].pauses += 1,
-            _ => {}
+            kind => self.begin_rare(kind, number),
         }
     }
 
     /// Kills a process, in half of the cases only in the middle of what its next event makes it do.
-    fn doom(&mut self, at: usize, number: usize, death: Death) {
+    pub(crate) fn doom(&mut self, at: usize, number: usize, death: Death) {
         self.sites[at].downs += 1;
-        let draw = self.mix.bits(Purpose::Crash, (number as u64) << 32 | at as u64);
+        let draw = self.mix.bits(Purpose::Crash, self.faults[number].number << 32 | at as u64);
         if draw.is_multiple_of(2) || self.sites[at].is_paused() {
             self.die(at, death);
         } else if self.sites[at].is_up() {
@@ -559,23 +618,25 @@ impl World {
     }
 
     fn end(&mut self, number: usize) {
-        let Fault { kind, until, at } = self.faults[number].clone();
-        self.tell(|| format!("END {kind:?}"));
+        let Fault { kind, until, at, .. } = self.faults[number].clone();
+        self.tell(|| format!("END {kind}"));
         self.active.end(number);
         match &kind {
             Kind::Crash(at) | Kind::Stop(at) => self.revive(*at),
-            Kind::Power(victims) => victims.iter().for_each(|at| self.revive(*at)),
+            Kind::Power { members, disk } => {
+                members.iter().for_each(|member| self.return_from(*member, *disk, until, at))
+            }
             Kind::Pause(at) => self.go_on(*at),
             Kind::Freeze(member) => {
                 let since = self.time - (until.unwrap_or(at) - at);
                 self.sites[*member].clock.freeze(since, self.time);
                 self.go_on(*member);
             }
-            _ => {}
+            kind => self.end_rare(kind, until, at),
         }
     }
 
-    fn revive(&mut self, at: usize) {
+    pub(crate) fn revive(&mut self, at: usize) {
         let site = &mut self.sites[at];
         site.downs = site.downs.saturating_sub(1);
         if let Some((_, death)) = site.doomed.take() {
@@ -588,7 +649,7 @@ impl World {
         self.boot(at);
     }
 
-    fn go_on(&mut self, at: usize) {
+    pub(crate) fn go_on(&mut self, at: usize) {
         let site = &mut self.sites[at];
         site.pauses = site.pauses.saturating_sub(1);
         if site.pauses > 0 {
@@ -602,16 +663,18 @@ impl World {
 
     // ---- The network ----
 
-    fn delay(&mut self, from: usize, to: usize) -> u64 {
+    pub(crate) fn delay(&mut self, from: usize, to: usize) -> u64 {
         let packet = self.network.packet(from, to);
-        let usual = self.mix.range(Purpose::Delay, packet, 300, 6_000) * 1_000;
-        let more = self.active.delay_ms();
-        let late = if more > 0 { self.mix.range(Purpose::Resend, packet, 0, more) * MS } else { 0 };
-        usual + late
+        let (least, most) = self.usual.delay;
+        let usual = self.mix.range(Purpose::Delay, packet, least / 1_000, most / 1_000) * 1_000;
+        let jitter = self.active.jitter_ms();
+        let late = if jitter > 0 { self.mix.range(Purpose::Resend, packet, 0, jitter) * MS } else { 0 };
+        let jammed = self.active.jam(from, to).map_or(0, |until| until.saturating_sub(self.time));
+        usual + self.active.delay_ms() * MS + late + jammed
     }
 
     fn send(&mut self, from: usize, to: Fingerprint, message: &Message, delivery: Delivery) {
-        let Some(to) = self.site_of(to) else { return };
+        let Some(to) = self.site_linked(from, to) else { return };
         if let Message::LeaseRequest(request) = message {
             let now = self.sites[from].now(self.time).boot.as_nanos();
             self.sites[from].asked.insert(request.seq, now);
@@ -641,10 +704,14 @@ impl World {
                     return;
                 }
                 let packet = self.network.packet(from, to);
-                if self.mix.chance(Purpose::Loss, packet, self.active.loss()) {
+                if self.mix.chance(Purpose::Loss, packet, self.active.loss().max(self.usual.loss)) {
                     self.count("datagram lost");
                     return;
                 }
+                if self.mix.chance(Purpose::Corrupt, packet, self.active.corrupted()) {
+                    return self.damage(packet, channel, &bytes);
+                }
+                let delay = delay + self.held_back(packet);
                 if self.mix.chance(Purpose::Duplicate, packet, self.active.duplicates()) {
                     self.count("datagram doubled");
                     let again = delay + self.delay(from, to);
@@ -684,7 +751,12 @@ impl World {
             return;
         }
         let packet = self.network.packet(from, to);
-        if !self.active.passes(from, to, self.time) || self.mix.chance(Purpose::Loss, packet, self.active.loss()) {
+        let is_damaged = self.mix.chance(Purpose::Corrupt, packet, self.active.corrupted());
+        let is_lost = self.mix.chance(Purpose::Loss, packet, self.active.loss());
+        if !self.active.passes(from, to, self.time) || is_lost || is_damaged {
+            if is_damaged && let Some(frame) = self.network.first(from, to, channel, link) {
+                self.damage(packet, channel, &frame);
+            }
             let again = self.resend(from, to);
             self.after(again, Due::Stream { from, to, link, channel });
             return;
@@ -715,6 +787,9 @@ impl World {
         let (a, b) = (a.min(b), a.max(b));
         let there = self.sites[a].is_awake() && self.sites[b].is_awake();
         if a == b || !there || self.network.link(a, b).is_some() || !self.passes_both(a, b) {
+            return;
+        }
+        if self.active.jam(a, b).is_some() || self.is_same_identity(a, b) {
             return;
         }
         for (from, to) in [(a, b), (b, a)] {
@@ -750,8 +825,11 @@ impl World {
             return;
         }
         for (at, peer) in [(a, b), (b, a)] {
-            if self.network.end(at, peer).is_some() {
-                self.lose_end(at, peer, "replaced by a new link");
+            // One link a key: a cloned identity takes the place of the member it was cloned from.
+            for other in self.network.linked(at) {
+                if other == peer || self.is_same_identity(other, peer) {
+                    self.lose_end(at, other, "replaced by a new link");
+                }
             }
         }
         self.network.connect(a, b, self.time);
@@ -778,7 +856,9 @@ impl World {
         }
         for peer in self.network.linked(at) {
             let Some(end) = self.network.end(at, peer) else { continue };
-            let hears = self.sites[peer].is_awake() && self.active.passes(peer, at, self.time);
+            let hears = self.sites[peer].is_awake()
+                && self.active.passes(peer, at, self.time)
+                && self.active.jam(peer, at).is_none();
             let knows = self.network.end(peer, at).is_some_and(|other| other.link == end.link);
             if hears && knows {
                 self.network.heard(at, peer, self.time);
@@ -906,6 +986,8 @@ impl World {
             self.seen_roster[at] = Some(version);
             let hash = core.roster().hash();
             self.checker.roster(time, at, version, hash);
+            let ids = core.roster().ids().collect();
+            self.checker.members(time, version, ids);
         }
         let Some(voters) = self.voters_of(at) else { return };
         let Some(core) = &self.sites[at].core else { return };
@@ -917,7 +999,12 @@ impl World {
             self.check_quorums();
         }
         let Some(core) = &self.sites[at].core else { return };
-        let mine: Vec<_> = core.acting().cloned().collect();
+        let (me, timing) = (core.id(), core.roster().timing);
+        let mine: Vec<_> =
+            core.acting().filter(|node| core.acts(node, self.sites[at].now(time).boot)).cloned().collect();
+        if !mine.is_empty() {
+            self.checker.acts_as(time, at, me, timing);
+        }
         for node in mine {
             let acting: Vec<_> = (0..self.sites.len()).filter(|site| self.acts(*site, &node)).collect();
             *self.coverage.entry("act").or_default() += acting.len() as u64;

@@ -32,6 +32,10 @@ struct Contents {
     /// Which process may write; what an earlier one still holds open is dead.
     epoch: u64,
     set_aside: u64,
+    /// Nothing more fits on it.
+    full: bool,
+    /// It cannot say what is durable.
+    broken: bool,
 }
 
 #[derive(Debug)]
@@ -95,14 +99,24 @@ impl Disk {
         self.lock().epoch += 1;
     }
 
-    /// The power fails. Of what was not synced each sector may or may not be there.
-    pub(super) fn cut_power(&self, mix: Mix) {
+    /// Lets nothing more be written, or lets it again.
+    pub(super) fn set_full(&self, full: bool) {
+        self.lock().full = full;
+    }
+
+    /// Lets every sync fail, or succeed again.
+    pub(super) fn set_broken(&self, broken: bool) {
+        self.lock().broken = broken;
+    }
+
+    /// The power fails. What was not synced is gone; if it is torn, each sector of it may be there all the same.
+    pub(super) fn cut_power(&self, mix: Mix, torn: bool) {
         let mut contents = self.lock();
         contents.epoch += 1;
         let mut index = 0;
         let mut survives = || {
             index += 1;
-            mix.chance(Purpose::Crash, index, 500)
+            torn && mix.chance(Purpose::Crash, index, 500)
         };
         let mut left = std::mem::take(&mut contents.synced);
         for write in std::mem::take(&mut contents.unsynced) {
@@ -139,12 +153,16 @@ impl fmt::Debug for File {
 }
 
 impl File {
-    fn write(&self, write: Write) {
+    fn write(&self, write: Write) -> io::Result<()> {
         let mut contents = self.disk.lock();
+        if contents.full {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         if contents.epoch == self.epoch {
             write.apply(&mut contents.current);
             contents.unsynced.push(write);
         }
+        Ok(())
     }
 }
 
@@ -166,12 +184,14 @@ impl StorageBackend for File {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.write(Write::Length(usize::try_from(len).map_err(io::Error::other)?));
-        Ok(())
+        self.write(Write::Length(usize::try_from(len).map_err(io::Error::other)?))
     }
 
     fn sync_data(&self) -> io::Result<()> {
         let contents = &mut *self.disk.lock();
+        if contents.broken {
+            return Err(io::Error::other("the disk does not answer"));
+        }
         if contents.epoch == self.epoch {
             for write in contents.unsynced.drain(..) {
                 write.apply(&mut contents.synced);
@@ -181,8 +201,7 @@ impl StorageBackend for File {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.write(Write::At(usize::try_from(offset).map_err(io::Error::other)?, data.to_vec()));
-        Ok(())
+        self.write(Write::At(usize::try_from(offset).map_err(io::Error::other)?, data.to_vec()))
     }
 }
 
@@ -214,7 +233,7 @@ mod tests {
                 file.write(0, b"safe").expect("written");
                 file.sync_data().expect("synced");
                 file.write(0, b"risk").expect("written");
-                disk.cut_power(Mix::new(seed));
+                disk.cut_power(Mix::new(seed), true);
                 read(&disk)
             })
             .collect();

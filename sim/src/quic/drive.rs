@@ -1,37 +1,36 @@
 //! One run of shipped daemons: found, join over the wire, load and faults, heal, converge.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use collective::config::{Config, Layer, Profile};
 use collective::daemon::{self, Asked};
 use collective::proto::name::{MemberName, NodeName};
-use collective::proto::request::{Request, Response, Target, Wait};
+use collective::proto::request::{Request, Response};
 use collective::proto::roster::{Role, Timing};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, sleep_until, timeout};
 
-use super::ledger::{Outcome, Write};
+use super::ledger::Outcome;
 use super::machine::SimMachine;
 use super::process::Process;
 use super::stage::{Running, Stage, State};
 use super::watch::outcome_of;
 use super::wire;
-use crate::check::{Rule, unconverged};
-use crate::fault::{Fault, Kind, MS, SECOND};
+use crate::check::Rule;
+use crate::fault::{MS, SECOND};
 use crate::mix::Purpose;
-use crate::scenario::{Plan, Scenario};
+use crate::scenario::Scenario;
 use crate::site::{Death, name};
 
 /// How long an administrator waits.
-const WITHIN: Duration = Duration::from_secs(5);
+pub(super) const WITHIN: Duration = Duration::from_secs(5);
 /// How much later than that an answer may come.
-const GRACE: Duration = Duration::from_secs(1);
+pub(super) const GRACE: Duration = Duration::from_secs(1);
 /// How long a joiner waits until it has the data.
 const JOIN_WITHIN: Duration = Duration::from_secs(60);
 /// How often a condition is looked at.
-const LOOK: Duration = Duration::from_millis(50);
+pub(super) const LOOK: Duration = Duration::from_millis(50);
 
 /// Drives one run.
 #[derive(Clone)]
@@ -52,7 +51,8 @@ impl Director {
         Ok(Self { stage, profile })
     }
 
-    fn is_over(&self) -> bool {
+    /// Returns whether anything was violated.
+    pub(super) fn is_over(&self) -> bool {
         !self.stage.lock().checker.violations.is_empty()
     }
 
@@ -120,6 +120,11 @@ impl Director {
             let mut state = stage.lock();
             match ended {
                 Ok(()) => state.gone(member, Death::Stopped),
+                // A disk that cannot say what is durable ends the process (fsyncgate).
+                Err(_) if state.active.is_disk_broken(member) => {
+                    state.count("stopped by the disk");
+                    state.gone(member, Death::Killed);
+                }
                 Err(error) => state.violate(Rule::NothingLost, format!("the daemon of m{member} failed: {error:#}")),
             }
         });
@@ -140,17 +145,17 @@ impl Director {
             match death {
                 // A killed process leaves what it had written by then.
                 Death::Killed => writer.commit(mix.range(Purpose::Crash, 0, 0, waiting as u64) as usize),
-                Death::Stopped | Death::Power => {}
+                Death::Stopped | Death::Power | Death::Torn => {}
             }
         }
         match death {
-            Death::Power => disk.cut_power(mix),
+            Death::Power | Death::Torn => disk.cut_power(mix, death == Death::Torn),
             Death::Killed | Death::Stopped => disk.detach(),
         }
         running.process.kill();
         let mut state = self.stage.lock();
         state.gone(member, death);
-        if death == Death::Power {
+        if matches!(death, Death::Power | Death::Torn) {
             let time = state.time();
             state.sites[member].clock.reboot(time);
         }
@@ -164,185 +169,6 @@ impl Director {
         let requests = self.stage.lock().sites[member].running.as_ref()?.requests.clone();
         requests.try_send(Asked { request, within, answer }).ok()?;
         timeout(within + GRACE, answered).await.ok()?.ok()
-    }
-
-    /// Writes one attribute of its own through a member; returns the number of the write.
-    fn write(&self, member: usize, node: usize) -> usize {
-        let (number, request) = {
-            let mut state = self.stage.lock();
-            let number = state.ledger.writes.len();
-            let (key, value) = (format!("custom.w{number}"), format!("v{number}"));
-            let node = state.nodes[node].0.clone();
-            state.count("write");
-            let request = Request::SetAttributes {
-                target: Target::Nodes(node.to_string()),
-                assignments: vec![format!("{key}={value}")],
-                clear: Vec::new(),
-                wait: Wait::Majority,
-                dry_run: false,
-                yes: false,
-            };
-            state.ledger.writes.push(Write { node, key, value, changes: Vec::new(), outcome: None });
-            (number, request)
-        };
-        let director = self.clone();
-        tokio::spawn(async move {
-            let life = director.stage.lock().sites[member].birth;
-            let response = director.ask(member, request, WITHIN).await;
-            let mut state = director.stage.lock();
-            let outcome = response.as_ref().map_or(Outcome::Unknown, outcome_of);
-            state.count(match outcome {
-                Outcome::Done => "acknowledged",
-                Outcome::Refused(_) => "refused",
-                Outcome::Unknown => "unknown",
-            });
-            let site = &state.sites[member];
-            if response.is_none() && site.birth == life && site.is_awake() && !state.was_paused(member) {
-                state.violate(Rule::Answered, format!("m{member} never answered write {number}"));
-            }
-            state.ledger.writes[number].outcome = Some(outcome);
-        });
-        number
-    }
-
-    /// Asks something whose answer nobody looks at.
-    fn ask_aside(&self, member: usize, request: Request) {
-        let director = self.clone();
-        tokio::spawn(async move { drop(director.ask(member, request, WITHIN).await) });
-    }
-
-    /// One turn of the random load.
-    fn work(&self, turn: u64, only_writes: bool) {
-        let mut state = self.stage.lock();
-        let mix = state.mix.fork(Purpose::Workload, turn);
-        let draw = |index| mix.bits(Purpose::Workload, index) as usize;
-        let awake: Vec<_> = (0..state.sites.len()).filter(|at| state.sites[*at].is_awake()).collect();
-        if awake.is_empty() || state.nodes.is_empty() {
-            return;
-        }
-        let at = awake[draw(0) % awake.len()];
-        let node = draw(1) % state.nodes.len();
-        let (nodes, candidates) = (state.nodes[node].0.to_string(), state.nodes[node].1.clone());
-        let kind = if only_writes { 19 } else { draw(2) % 20 };
-        let member_of = |number: usize| MemberName::new(&name(number)).ok();
-        let request = match kind {
-            0 | 1 => member_of(candidates[draw(3) % candidates.len()])
-                .map(|to| Request::Move { nodes, to, dry_run: false }),
-            2 => member_of(draw(3) % state.sites.len())
-                .map(|member| Request::Drain { member, drain: draw(4).is_multiple_of(2) }),
-            3 => Some(Request::Status),
-            4 => Some(Request::Managers { nodes: None, why: true }),
-            _ => None,
-        };
-        if request.is_some() {
-            state.count("other request");
-        }
-        drop(state);
-        match request {
-            Some(request) => self.ask_aside(at, request),
-            None => drop(self.write(at, node)),
-        }
-    }
-
-    // ---- Faults ----
-
-    fn begin(&self, number: usize) {
-        let kind = {
-            let mut state = self.stage.lock();
-            let kind = state.faults[number].kind.clone();
-            let time = state.time();
-            state.count(kind.word());
-            state.tell(|| format!("FAULT {kind:?}"));
-            state.active.begin(number, time, kind.clone());
-            kind
-        };
-        let down = |members: &[usize], death| {
-            for member in members {
-                self.stage.lock().sites[*member].downs += 1;
-                self.die(*member, death);
-            }
-        };
-        match &kind {
-            Kind::Crash(member) => down(&[*member], Death::Killed),
-            Kind::Power(members) => down(members, Death::Power),
-            Kind::Stop(member) => {
-                let mut state = self.stage.lock();
-                let site = &mut state.sites[*member];
-                site.downs += 1;
-                if let Some(stop) = site.running.as_mut().and_then(|running| running.stop.take()) {
-                    let _ = stop.send(());
-                }
-            }
-            Kind::Pause(member) => {
-                let mut state = self.stage.lock();
-                let site = &mut state.sites[*member];
-                site.pauses += 1;
-                if let Some(running) = &site.running {
-                    running.process.pause(true);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn end(&self, number: usize) {
-        let kind = {
-            let mut state = self.stage.lock();
-            let kind = state.faults[number].kind.clone();
-            state.tell(|| format!("END {kind:?}"));
-            state.active.end(number);
-            kind
-        };
-        let up = |members: &[usize]| {
-            for member in members {
-                self.stage.lock().sites[*member].downs -= 1;
-                // A stop that had not come to its end.
-                self.die(*member, Death::Killed);
-                self.boot(*member);
-            }
-        };
-        match &kind {
-            Kind::Crash(member) | Kind::Stop(member) => up(&[*member]),
-            Kind::Power(members) => up(members),
-            Kind::Pause(member) => {
-                let mut state = self.stage.lock();
-                let site = &mut state.sites[*member];
-                site.pauses = site.pauses.saturating_sub(1);
-                if site.pauses == 0 && let Some(running) = &site.running {
-                    running.process.pause(false);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// Begins and ends faults when it is their time, relative to now.
-    fn schedule(&self, faults: Vec<Fault>) {
-        let mut due = BTreeMap::new();
-        let begin = {
-            let mut state = self.stage.lock();
-            let begin = state.time();
-            for (number, fault) in faults.iter().enumerate() {
-                due.insert((begin + fault.at, number, true), ());
-                if let Some(until) = fault.until {
-                    due.insert((begin + until, number, false), ());
-                }
-            }
-            state.faults = faults;
-            begin
-        };
-        debug_assert!(due.keys().all(|(time, ..)| *time >= begin));
-        let director = self.clone();
-        tokio::spawn(async move {
-            for (time, number, begins) in due.into_keys() {
-                let moment = director.stage.lock().moment(time);
-                sleep_until(moment).await;
-                if director.is_over() {
-                    return;
-                }
-                if begins { director.begin(number) } else { director.end(number) }
-            }
-        });
     }
 
     // ---- Phases ----
@@ -411,7 +237,11 @@ impl Director {
         }
     }
 
-    async fn enrol(&self, joiner: usize, via: usize) -> Result<(), String> {
+    /// Invites a member and lets it join.
+    ///
+    /// # Errors
+    /// Why it did not.
+    pub(super) async fn enrol(&self, joiner: usize, via: usize) -> Result<(), String> {
         let token = self.invite(joiner, via).await?;
         self.join(joiner, token, None).await
     }
@@ -440,33 +270,39 @@ impl Director {
     }
 
     /// Plays a scenario; returns how long it took in the end until everything was equal, in nanoseconds.
-    pub(super) async fn play(&self, scenario: &Scenario, seed: u64) -> Option<u64> {
+    pub(super) async fn play(&self, scenario: &Scenario) -> Option<u64> {
         if !self.assemble(scenario.joined).await || !self.define_nodes(scenario.nodes, scenario.joined).await {
             return None;
         }
-        let faults = match &scenario.faults {
-            Plan::Fixed(faults) => faults.clone(),
-            Plan::Random => crate::fault::plan(crate::mix::Mix::new(seed), scenario.members, scenario.window_ms),
-        };
         let begin = self.stage.lock().time();
-        self.schedule(faults);
-        let only_writes = matches!(scenario.faults, Plan::Fixed(_));
+        self.schedule(scenario.faults.clone());
         let end = begin + scenario.window_ms * MS;
-        let mut turn = 0;
-        while self.stage.lock().time() < end && !self.is_over() {
-            let every = scenario.work_every_ms * MS;
-            let now = self.stage.lock().time();
-            let pause = match every {
-                0 => end - now,
-                every => self.stage.lock().mix.range(Purpose::Workload, turn << 8, 1, 2 * every).min(end - now),
-            };
-            sleep(Duration::from_nanos(pause)).await;
-            if every > 0 {
-                turn += 1;
-                self.work(turn, only_writes);
+        self.start_load(scenario.load, end);
+        for step in &scenario.steps {
+            self.sleep_until(begin + step.at_ms * MS).await;
+            if self.is_over() {
+                return None;
+            }
+            if let Err(what) = self.take_step(step).await {
+                self.fail(Rule::BoundedTime, format!("not so in time: {what}"));
             }
         }
+        self.sleep_until(end).await;
         self.converge(scenario.converge_ms).await
+    }
+
+    /// Lets everything happen until that time; ends early at the first violation.
+    async fn sleep_until(&self, time: u64) {
+        while !self.is_over() {
+            let (now, moment) = {
+                let state = self.stage.lock();
+                (state.time(), state.moment(time))
+            };
+            if now >= time {
+                return;
+            }
+            sleep_until(moment.min(tokio::time::Instant::now() + LOOK)).await;
+        }
     }
 
     /// The last phase: whatever is not broken for ever must become equal, quorate and managed.
@@ -495,11 +331,25 @@ impl Director {
         }
         let Some(since) = since else {
             let why = why.unwrap_or_else(|| "nothing is left".into());
+            self.post_mortem(&core).await;
             self.fail(Rule::Convergence, format!("{} s after the last fault: {why}", within_ms / 1_000));
             return None;
         };
         self.settle_accounts(&core).await;
         Some(since - healed)
+    }
+
+    /// Asks every member who manages what and why, for whoever reads the story.
+    async fn post_mortem(&self, core: &[usize]) {
+        if self.stage.lock().story.is_none() {
+            return;
+        }
+        for member in core {
+            for request in [Request::Managers { nodes: None, why: true }, Request::Status] {
+                let response = self.ask(*member, request, WITHIN).await;
+                self.stage.lock().tell(|| format!("m{member} says {response:?}"));
+            }
+        }
     }
 
     /// After the end: what was acknowledged is there, and what was refused is not.
@@ -528,62 +378,5 @@ impl Director {
                 }
             }
         }
-    }
-}
-
-impl State {
-    /// A process has ended.
-    fn gone(&mut self, member: usize, death: Death) {
-        self.trace(member, b"gone", &[]);
-        self.tell(|| format!("m{member} ends: {death:?}"));
-        self.wire.close(member);
-        let site = &mut self.sites[member];
-        site.running = None;
-        site.writer = None;
-        site.seen = None;
-        site.birth += 1;
-    }
-
-    /// A process that was paused answers late.
-    fn was_paused(&self, member: usize) -> bool {
-        self.faults.iter().any(|fault| fault.kind == Kind::Pause(member))
-    }
-
-    /// Returns the members that no fault breaks for ever.
-    fn healthy(&self) -> Vec<usize> {
-        let broken = |at: usize| {
-            self.faults.iter().filter(|fault| fault.until.is_none()).any(|fault| match &fault.kind {
-                Kind::Isolate(member) | Kind::Deaf(member) | Kind::Mute(member) => *member == at,
-                Kind::Crash(member) | Kind::Stop(member) | Kind::Pause(member) => *member == at,
-                Kind::Power(members) => members.contains(&at),
-                _ => false,
-            })
-        };
-        (0..self.sites.len()).filter(|at| !broken(*at) && self.sites[*at].life > 0).collect()
-    }
-
-    /// Says why these members have not converged; nothing when they have.
-    fn look(&self, core: &[usize]) -> Option<String> {
-        let mut finals = Vec::new();
-        for at in core {
-            let Some(last) = self.final_of(*at) else { return Some(format!("m{at} is down")) };
-            finals.push(last);
-        }
-        let first = core.first().and_then(|at| self.sites[*at].seen.as_ref())?;
-        if core.iter().any(|at| self.sites[*at].seen.as_ref().is_none_or(|seen| !seen.is_member())) {
-            return Some("somebody is not on its own roster".into());
-        }
-        let can_manage =
-            |at: &usize| core.contains(at) && self.sites[*at].member.is_some_and(|id| first.lets_manage(id));
-        let nodes: Vec<_> = self
-            .nodes
-            .iter()
-            .filter(|(_, candidates)| candidates.iter().any(can_manage))
-            .map(|(node, _)| {
-                let acting = (0..self.sites.len()).filter(|at| self.acts(*at, node)).collect();
-                (node.to_string(), acting)
-            })
-            .collect();
-        unconverged(&finals, &nodes)
     }
 }

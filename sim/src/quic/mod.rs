@@ -6,17 +6,23 @@
 mod crypto;
 mod disk;
 mod drive;
+mod ending;
 mod entropy;
 mod home;
 mod ledger;
+mod load;
 mod machine;
+mod nemesis;
 mod process;
 mod stage;
+mod steps;
 mod watch;
 mod wire;
 
 use std::sync::Mutex;
 use std::time::Instant;
+
+use anyhow::bail;
 
 use crate::check::Rule;
 use crate::fault::MS;
@@ -37,7 +43,7 @@ static PANIC: Mutex<Option<String>> = Mutex::new(None);
 /// # Errors
 /// When the scenario cannot be run at this level.
 pub(crate) fn run(scenario: &Scenario, seed: u64, tell: bool) -> anyhow::Result<Report> {
-    let scenario = scenario.clone();
+    let scenario = at_this_level(scenario, seed)?;
     // A thread of its own, whose entropy is the seed's from its first breath.
     let thread = std::thread::Builder::new().name("simulation".into()).spawn(move || {
         let mix = Mix::new(seed);
@@ -50,10 +56,31 @@ pub(crate) fn run(scenario: &Scenario, seed: u64, tell: bool) -> anyhow::Result<
     thread.join().map_err(|_| anyhow::anyhow!("the simulation panicked"))?
 }
 
+/// Returns a scenario as this level runs it, with everything that the seed draws written out.
+fn at_this_level(scenario: &Scenario, seed: u64) -> anyhow::Result<Scenario> {
+    let mut scenario = scenario.clone();
+    if let Some(random) = &mut scenario.random {
+        random.kinds.retain(|word| nemesis::is_simulated(word));
+        random.churn = false;
+    }
+    let scenario = scenario.expanded(seed);
+    if let Some(fault) = scenario.faults.iter().find(|fault| !nemesis::is_simulated(fault.kind.word())) {
+        bail!("the fault {} is not simulated at level quic", fault.kind.word());
+    }
+    if scenario.load.churn || scenario.sabotage.is_some() || scenario.violates.is_some() {
+        bail!("scenarios with churn, or with a rule broken on purpose, are not run at level quic");
+    }
+    Ok(scenario)
+}
+
 async fn perform(scenario: &Scenario, seed: u64, mix: Mix, tell: bool) -> anyhow::Result<Report> {
-    let stage = Stage::new(mix, scenario.members, tell);
+    let stage = Stage::new(mix, scenario, tell);
     let director = Director::new(stage.clone(), scenario.timing)?;
-    let converged = director.play(scenario, seed).await;
+    let converged = director.play(scenario).await;
+    let seen = stage.lock().was_seen(&scenario.seen);
+    if let Err(what) = seen.or_else(|what| if director.is_over() { Ok(()) } else { Err(what) }) {
+        director.fail(Rule::BoundedTime, what);
+    }
     let panic = PANIC.lock().ok().and_then(|mut panic| panic.take());
     if let Some(panic) = panic {
         director.fail(Rule::NoPanic, panic);
@@ -62,11 +89,10 @@ async fn perform(scenario: &Scenario, seed: u64, mix: Mix, tell: bool) -> anyhow
     let time = state.time();
     let violations = &state.checker.violations;
     Ok(Report {
-        scenario: scenario.name,
+        scenario: scenario.name.clone(),
         seed,
         hash: state.trace_hash(),
         exit: violations.first().map_or(0, |first| first.rule.exit()),
-        #[cfg(test)]
         first: violations.first().map(|first| first.rule),
         violations: violations.iter().map(ToString::to_string).collect(),
         faults: state.faults.iter().map(ToString::to_string).collect(),

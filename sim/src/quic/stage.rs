@@ -22,12 +22,14 @@ use crate::check::{Checker, Rule};
 use crate::clock::Clock;
 use crate::fault::{Active, Fault, MS};
 use crate::mix::{Mix, Purpose};
+use crate::scenario::{Scenario, Usual};
 
 /// One simulation, shared by everything in it.
 pub(super) struct Stage(Mutex<State>);
 
 impl Stage {
-    pub(super) fn new(mix: Mix, members: usize, tell: bool) -> Arc<Self> {
+    pub(super) fn new(mix: Mix, scenario: &Scenario, tell: bool) -> Arc<Self> {
+        let members = scenario.members;
         Arc::new(Self(Mutex::new(State {
             base: Instant::now(),
             mix,
@@ -35,9 +37,14 @@ impl Stage {
             active: Active::default(),
             mtu: None,
             faults: Vec::new(),
-            sites: (0..members).map(|number| Site::new(mix, number)).collect(),
+            network: scenario.network,
+            fsync: scenario.fsync,
+            sites: (0..members)
+                .map(|number| Site::new(mix, number, scenario.drift_ppm.get(number).copied()))
+                .collect(),
             cluster: None,
             nodes: Vec::new(),
+            noted: Vec::new(),
             ledger: Ledger::default(),
             wanted: BTreeSet::new(),
             found: BTreeMap::new(),
@@ -70,10 +77,15 @@ pub(super) struct State {
     /// Bytes of the largest datagram that passes; any when none.
     pub(super) mtu: Option<usize>,
     pub(super) faults: Vec<Fault>,
+    /// What the network and the disks do when nothing is broken.
+    pub(super) network: Usual,
+    fsync: (u64, u64),
     pub(super) sites: Vec<Site>,
     /// The collective that the first member founded; the others begin in ones of their own.
     pub(super) cluster: Option<ClusterId>,
     pub(super) nodes: Vec<(NodeName, Vec<usize>)>,
+    /// Who acted for each node when a scenario looked.
+    pub(super) noted: Vec<Option<usize>>,
     pub(super) ledger: Ledger,
     /// Members whose documents shall be read when they do something next, and what was read there of each write.
     pub(super) wanted: BTreeSet<usize>,
@@ -135,7 +147,8 @@ impl State {
     pub(super) fn fsync_delay(&mut self, member: usize) -> u64 {
         let site = &mut self.sites[member];
         site.syncs += 1;
-        let usual = self.mix.range(Purpose::Fsync, (member as u64) << 48 | site.syncs, 200, 8_000) * 1_000;
+        let (least, most) = self.fsync;
+        let usual = self.mix.range(Purpose::Fsync, (member as u64) << 48 | site.syncs, least, most);
         self.active.fsync_ms(member).map_or(usual, |slow| usual + slow * MS)
     }
 }
@@ -182,13 +195,13 @@ pub(super) struct Running {
 }
 
 impl Site {
-    fn new(mix: Mix, number: usize) -> Self {
+    fn new(mix: Mix, number: usize, drift_ppm: Option<i64>) -> Self {
         let index = number as u64;
         let drift = mix.range(Purpose::Clock, 3 * index, 0, 40_000) as i64 - 20_000;
         let offset = mix.range(Purpose::Clock, 3 * index + 1, 10, 5_000_000) * 1_000_000_000;
         let skew = mix.range(Purpose::Clock, 3 * index + 2, 0, 20_000) as i64 - 10_000;
         Self {
-            clock: Clock::new(offset, drift, skew),
+            clock: Clock::new(offset, drift_ppm.unwrap_or(drift), skew),
             disk: Disk::default(),
             running: None,
             writer: None,

@@ -13,9 +13,9 @@ use quinn::udp::{EcnCodepoint, RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
 use tokio::time::{Sleep, sleep_until};
 
-use super::stage::Stage;
-use crate::fault::{Active, MS};
-use crate::mix::{Mix, Purpose};
+use super::stage::{Stage, State};
+use crate::fault::MS;
+use crate::mix::Purpose;
 
 /// Returns where the member of that number is.
 pub(super) fn address(member: usize) -> SocketAddr {
@@ -52,6 +52,8 @@ struct Inbox {
 pub(super) enum Fate {
     Sent,
     Doubled,
+    Damaged,
+    HeldBack,
     Lost,
     Cut,
     TooLarge,
@@ -64,6 +66,8 @@ impl Fate {
         match self {
             Self::Sent => "datagram",
             Self::Doubled => "datagram doubled",
+            Self::Damaged => "packet damaged",
+            Self::HeldBack => "datagram held back",
             Self::Lost => "datagram lost",
             Self::Cut => "datagram cut",
             Self::TooLarge => "datagram too large",
@@ -100,36 +104,11 @@ impl Wire {
         self.inboxes[member].waker = None;
     }
 
-    /// Takes a datagram in; returns what became of it.
-    fn send(&mut self, (mix, active, now): (Mix, &Active, u64), from: usize, to: usize, datagram: Datagram) -> Fate {
-        if self.inboxes.get(to).is_none_or(|inbox| inbox.socket == 0) {
-            return Fate::Nowhere;
-        }
+    /// Returns the number of a new datagram in that direction, over the whole run.
+    fn packet(&mut self, from: usize, to: usize) -> u64 {
         let count = self.packets.entry((from, to)).or_default();
         *count += 1;
-        let packet = (from as u64) << 56 | (to as u64) << 48 | *count;
-        if !active.passes(from, to, now) {
-            return Fate::Cut;
-        }
-        if mix.chance(Purpose::Loss, packet, active.loss()) {
-            return Fate::Lost;
-        }
-        let delay = |packet| {
-            // Every path has its length; jitter is less than that, so order mostly holds unless a fault says otherwise.
-            let length = mix.range(Purpose::Delay, (from.min(to) << 8 | from.max(to)) as u64, 300, 4_000) * 1_000;
-            let jitter = mix.range(Purpose::Delay, packet, 0, 400) * 1_000;
-            let most = active.delay_ms();
-            let late = if most > 0 { mix.range(Purpose::Resend, packet, 0, most) * MS } else { 0 };
-            length + jitter + late
-        };
-        if mix.chance(Purpose::Duplicate, packet, active.duplicates()) {
-            let again = Datagram { from, bytes: datagram.bytes.clone(), ecn: datagram.ecn };
-            self.put(to, now + delay(packet | 1 << 47), again);
-            self.put(to, now + delay(packet), datagram);
-            return Fate::Doubled;
-        }
-        self.put(to, now + delay(packet), datagram);
-        Fate::Sent
+        (from as u64) << 56 | (to as u64) << 48 | *count
     }
 
     fn put(&mut self, to: usize, due: u64, datagram: Datagram) {
@@ -185,6 +164,61 @@ impl Socket {
     }
 }
 
+impl State {
+    /// Takes a datagram in; returns what became of it.
+    fn send(&mut self, to: usize, mut datagram: Datagram) -> Fate {
+        let (from, now, mix) = (datagram.from, self.time(), self.mix);
+        if self.wire.inboxes.get(to).is_none_or(|inbox| inbox.socket == 0) {
+            return Fate::Nowhere;
+        }
+        let packet = self.wire.packet(from, to);
+        if self.mtu.is_some_and(|most| datagram.bytes.len() > most) {
+            return Fate::TooLarge;
+        }
+        if !self.active.passes(from, to, now) {
+            return Fate::Cut;
+        }
+        if mix.chance(Purpose::Loss, packet, self.active.loss().max(self.network.loss)) {
+            return Fate::Lost;
+        }
+        let mut fate = Fate::Sent;
+        if mix.chance(Purpose::Corrupt, packet, self.active.corrupted()) {
+            let place = mix.bits(Purpose::Corrupt, packet ^ 1 << 63) as usize % datagram.bytes.len().max(1);
+            datagram.bytes.iter_mut().skip(place).take(1).for_each(|byte| *byte ^= 1);
+            fate = Fate::Damaged;
+        }
+        if mix.chance(Purpose::Duplicate, packet, self.active.duplicates()) {
+            let again = Datagram { from, bytes: datagram.bytes.clone(), ecn: datagram.ecn };
+            let due = now + self.delay(from, to, packet ^ 1 << 62);
+            self.wire.put(to, due, again);
+            fate = Fate::Doubled;
+        }
+        let mut due = now + self.delay(from, to, packet);
+        if mix.chance(Purpose::Reorder, packet, self.active.reordered()) {
+            due += mix.range(Purpose::Reorder, packet ^ 1 << 63, 10, 800) * MS;
+            fate = Fate::HeldBack;
+        }
+        self.wire.put(to, due, datagram);
+        fate
+    }
+
+    /// Returns how long a datagram takes. Every path has its length; jitter is less than that, so that datagrams mostly
+    /// keep their order unless a fault says otherwise.
+    fn delay(&self, from: usize, to: usize, packet: u64) -> u64 {
+        let (least, most) = self.network.delay;
+        let spread = (most - least) / 8;
+        let path = (from.min(to) << 8 | from.max(to)) as u64;
+        let length = self.mix.range(Purpose::Delay, path, least, most - spread);
+        let jitter = self.mix.range(Purpose::Delay, packet, 0, spread);
+        let late = match self.active.jitter_ms() {
+            0 => 0,
+            most => self.mix.range(Purpose::Resend, packet, 0, most) * MS,
+        };
+        let jammed = self.active.jam(from, to).map_or(0, |until| until.saturating_sub(self.time()));
+        length + jitter + self.active.delay_ms() * MS + late + jammed
+    }
+}
+
 impl AsyncUdpSocket for Socket {
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
         Box::pin(AlwaysWritable)
@@ -196,14 +230,9 @@ impl AsyncUdpSocket for Socket {
             return Ok(());
         }
         let to = member_at(transmit.destination).unwrap_or(usize::MAX);
-        let now = state.time();
         state.trace(self.member, b"datagram", &[&(to as u64).to_le_bytes(), transmit.contents]);
         let datagram = Datagram { from: self.member, bytes: transmit.contents.into(), ecn: transmit.ecn };
-        let state = &mut *state;
-        let fate = match state.mtu {
-            Some(most) if transmit.contents.len() > most => Fate::TooLarge,
-            _ => state.wire.send((state.mix, &state.active, now), self.member, to, datagram),
-        };
+        let fate = state.send(to, datagram);
         state.count(fate.word());
         Ok(())
     }
