@@ -501,7 +501,8 @@ impl Life {
         let wall = self.machine.now().wall;
         let ready = enrol::prepare(&self.core, server, token, replace, wall, self.enrolling).and_then(|plan| {
             // A fresh key for every enrolment: an old one may be known to a collective that removed it.
-            let identity = state::fresh_identity(self.machine.as_ref()).map_err(|error| internal(&error.to_string()))?;
+            let identity =
+                state::fresh_identity(self.machine.as_ref()).map_err(|error| internal(&error.to_string()))?;
             Ok((plan, identity))
         });
         match ready {

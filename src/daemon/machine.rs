@@ -144,8 +144,8 @@ impl Host {
         if let Some(socket) = kept.as_ref() {
             return Ok(socket.try_clone()?);
         }
-        let socket = UdpSocket::bind(config.listen)
-            .with_context(|| format!("UDP address {} cannot be used", config.listen))?;
+        let socket =
+            UdpSocket::bind(config.listen).with_context(|| format!("UDP address {} cannot be used", config.listen))?;
         *kept = Some(socket.try_clone()?);
         Ok(socket)
     }

@@ -394,6 +394,8 @@ impl Collective {
     }
 
     fn on_saved(&mut self, ticket: Ticket) {
+        // Whatever was saved shows that there is room again; no write of ours may be under way to show it.
+        self.writes.disk_trouble = None;
         for after in self.saves.remove(&ticket).unwrap_or_default() {
             match after {
                 AfterSave::Adopt(roster) => self.enforce(*roster),

@@ -154,3 +154,20 @@ fn a_write_whose_time_is_up_says_how_much_of_it_is_stored() {
     assert!((1..NODES).contains(&stored), "{stored}");
     assert!(lone.core.documents().nodes().count() < NODES, "what was given up is not written later");
 }
+
+#[test]
+fn a_disk_that_was_full_takes_writes_again_once_anything_was_saved() {
+    let mut lone = Lone::start();
+    let name = MemberName::new("mgt2").expect("a valid name");
+    let request = Request::Invite { name, role: Role::Voter, ttl_ms: 60_000, uses: 1 };
+    lone.handle(Event::Request { id: 2, request, within_ms: 10_000, entropy: Box::new([0; 40]) });
+    let ticket = lone.saves[0].0;
+    lone.handle(Event::NotSaved { ticket, reason: "no space left on device".into() });
+    lone.define("n1");
+    assert!(matches!(&lone.replies[..], [Response::Error(refused)] if refused.error.code == ErrorCode::Failure));
+    // The shell tries again, and there is room: the save that was refused was no write of ours.
+    lone.finish_saves();
+    lone.define("n2");
+    lone.finish_saves();
+    assert!(matches!(lone.replies.last(), Some(Response::Done(_))), "{:?}", lone.replies);
+}

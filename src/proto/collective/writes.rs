@@ -194,7 +194,6 @@ impl Collective {
 
     /// Our own changes are durable: they become visible and are sent to everybody.
     pub(super) fn on_written_durable(&mut self, changes: &[NewChange]) {
-        self.writes.disk_trouble = None;
         let ids: Vec<_> = changes.iter().map(|change| change.id).collect();
         self.make_visible(&ids);
         for message in sync::push(changes) {
