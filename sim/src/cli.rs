@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::run::{Report, run};
@@ -50,6 +50,9 @@ enum Command {
         /// How many run at the same time
         #[arg(short, long, default_value_t = 1)]
         jobs: usize,
+        /// How much of what ships is run
+        #[arg(long, value_enum, default_value_t)]
+        level: Level,
         /// Go on after a violation
         #[arg(long)]
         keep_going: bool,
@@ -63,6 +66,9 @@ enum Command {
         scenario: String,
         #[arg(long)]
         seed: u64,
+        /// How much of what ships is run
+        #[arg(long, value_enum, default_value_t)]
+        level: Level,
     },
     /// Names the scenarios
     List,
@@ -132,12 +138,13 @@ fn carry_out(command: Command) -> anyhow::Result<u8> {
             }
             Ok(report.exit)
         }
-        Command::Sweep { scenario, seeds, jobs, keep_going, output } => {
-            sweep(&scenario::find(&scenario)?, seeds, jobs.max(1), keep_going, output)
+        Command::Sweep { scenario, seeds, jobs, level, keep_going, output } => {
+            let runner = Runner::new(level, scenario)?;
+            sweep(&runner, seeds, jobs.max(1), keep_going, output)
         }
-        Command::Replay { scenario, seed } => {
-            let scenario = scenario::find(&scenario)?;
-            let (first, second) = (run(&scenario, seed, true), run(&scenario, seed, true));
+        Command::Replay { scenario, seed, level } => {
+            let runner = Runner::new(level, scenario)?;
+            let (first, second) = (runner.run(seed, true)?, runner.run(seed, true)?);
             if first.hash == second.hash {
                 println!("seed {seed}: {} events twice, trace {}", first.events, first.hash);
                 return Ok(first.exit);
@@ -158,8 +165,35 @@ fn carry_out(command: Command) -> anyhow::Result<u8> {
     }
 }
 
+/// Runs one scenario at one level, as often as wanted.
+struct Runner {
+    level: Level,
+    scenario: Scenario,
+    /// The name or file it was found by.
+    named: String,
+}
+
+impl Runner {
+    fn new(level: Level, named: String) -> anyhow::Result<Self> {
+        Ok(Self { level, scenario: scenario::find(&named)?, named })
+    }
+
+    fn run(&self, seed: u64, tell: bool) -> anyhow::Result<Report> {
+        match self.level {
+            Level::Core => Ok(run(&self.scenario, seed, tell)),
+            Level::Quic => crate::quic::apart::run(&self.named, seed, tell),
+        }
+    }
+
+    /// Returns the arguments that run a seed of it again.
+    fn again(&self, seed: u64) -> String {
+        let level = if self.level == Level::Quic { " --level quic" } else { "" };
+        format!("collective-sim run {} --seed {seed}{level} --story", self.named)
+    }
+}
+
 fn sweep(
-    scenario: &Scenario,
+    runner: &Runner,
     (from, to): (u64, u64),
     jobs: usize,
     keep_going: bool,
@@ -167,6 +201,7 @@ fn sweep(
 ) -> anyhow::Result<u8> {
     let next = AtomicU64::new(from);
     let failed = AtomicBool::new(false);
+    let broken = AtomicBool::new(false);
     let reports = Mutex::new(BTreeMap::new());
     std::thread::scope(|scope| {
         for _ in 0..jobs {
@@ -176,7 +211,15 @@ fn sweep(
                     if seed >= to {
                         break;
                     }
-                    let report = run(scenario, seed, false);
+                    let report = match runner.run(seed, false) {
+                        Ok(report) => report,
+                        Err(error) => {
+                            failed.store(true, Ordering::Relaxed);
+                            eprintln!("seed {seed}: {error:#}");
+                            broken.store(true, Ordering::Relaxed);
+                            break;
+                        }
+                    };
                     if report.exit != 0 {
                         failed.store(true, Ordering::Relaxed);
                         eprintln!("seed {seed}: {}", report.violations.join("\n  "));
@@ -189,6 +232,9 @@ fn sweep(
         }
     });
     let reports = reports.into_inner().ok().context("a run panicked outside the core")?;
+    if broken.into_inner() {
+        bail!("a seed could not be run");
+    }
     let mut coverage: BTreeMap<&str, u64> = BTreeMap::new();
     for report in reports.values() {
         for (what, count) in &report.coverage {
@@ -207,7 +253,7 @@ fn sweep(
             print_coverage(&coverage);
             if let Some(first) = first {
                 print_report(first);
-                println!("again: collective-sim run {} --seed {} --story", scenario.name, first.seed);
+                println!("again: {}", runner.again(first.seed));
             }
         }
     }

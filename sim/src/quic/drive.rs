@@ -260,9 +260,8 @@ impl Director {
             }
             self.stage.lock().nodes.push((node, candidates));
         }
-        let managed = |state: &State| {
-            state.nodes.iter().all(|(node, _)| (0..members).any(|member| state.acts(member, node)))
-        };
+        let managed =
+            |state: &State| state.nodes.iter().all(|(node, _)| (0..members).any(|member| state.acts(member, node)));
         if self.wait(20, managed).await {
             return true;
         }

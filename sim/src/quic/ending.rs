@@ -20,7 +20,9 @@ impl State {
     /// Returns the members that no fault breaks for ever.
     pub(super) fn healthy(&self) -> Vec<usize> {
         let broken = |at| self.faults.iter().any(|fault| fault.until.is_none() && fault.kind.breaks(at));
-        (0..self.sites.len()).filter(|at| !broken(*at) && self.sites[*at].life > 0 && self.sites[*at].downs == 0).collect()
+        (0..self.sites.len())
+            .filter(|at| !broken(*at) && self.sites[*at].life > 0 && self.sites[*at].downs == 0)
+            .collect()
     }
 
     /// Says why these members have not converged; nothing when they have.

@@ -95,8 +95,9 @@ impl Director {
         let kind = if moves { draw(2) % 20 } else { 19 };
         let member_of = |number: usize| MemberName::new(&name(number)).ok();
         let request = match kind {
-            0 | 1 => member_of(candidates[draw(3) % candidates.len()])
-                .map(|to| Request::Move { nodes, to, dry_run: false }),
+            0 | 1 => {
+                member_of(candidates[draw(3) % candidates.len()]).map(|to| Request::Move { nodes, to, dry_run: false })
+            }
             2 => member_of(draw(3) % state.sites.len())
                 .map(|member| Request::Drain { member, drain: draw(4).is_multiple_of(2) }),
             3 => Some(Request::Status),

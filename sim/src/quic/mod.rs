@@ -3,6 +3,7 @@
 //! One run is one tokio runtime of one thread with a paused clock. Everything random follows from the seed, so a run
 //! repeats itself byte for byte. See docs/simulation.md for what had to be set, and where.
 
+pub(crate) mod apart;
 mod crypto;
 mod disk;
 mod drive;

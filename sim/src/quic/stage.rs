@@ -39,9 +39,7 @@ impl Stage {
             faults: Vec::new(),
             network: scenario.network,
             fsync: scenario.fsync,
-            sites: (0..members)
-                .map(|number| Site::new(mix, number, scenario.drift_ppm.get(number).copied()))
-                .collect(),
+            sites: (0..members).map(|number| Site::new(mix, number, scenario.drift_ppm.get(number).copied())).collect(),
             cluster: None,
             nodes: Vec::new(),
             noted: Vec::new(),
@@ -230,4 +228,3 @@ impl Site {
         self.is_up() && self.pauses == 0
     }
 }
-

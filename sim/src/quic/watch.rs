@@ -64,9 +64,9 @@ impl SeenRoster {
 
 impl Seen {
     fn of(core: &Collective, last: Option<&Self>) -> Self {
-        let roster = last.map(|last| &last.roster).filter(|roster| {
-            (roster.cluster, roster.version) == (core.roster().cluster, core.roster().version)
-        });
+        let roster = last
+            .map(|last| &last.roster)
+            .filter(|roster| (roster.cluster, roster.version) == (core.roster().cluster, core.roster().version));
         let roster = roster.cloned().unwrap_or_else(|| Arc::new(SeenRoster::of(core)));
         let root = core.documents().root();
         let same = last.filter(|last| last.root == root && Arc::ptr_eq(&last.roster, &roster));
@@ -234,8 +234,11 @@ impl State {
     /// A roster came into force at a member, or a life began.
     fn on_roster(&mut self, at: usize, core: &Collective, seen: &Seen) {
         let roster = core.roster();
-        self.sites[at].keys =
-            roster.members().iter().flat_map(|member| member.fingerprints.iter().map(|key| (*key, member.id))).collect();
+        self.sites[at].keys = roster
+            .members()
+            .iter()
+            .flat_map(|member| member.fingerprints.iter().map(|key| (*key, member.id)))
+            .collect();
         if at == 0 && self.cluster.is_none() {
             self.cluster = Some(roster.cluster);
         }
