@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::quic;
 use crate::run::{Report, run};
 use crate::scenario::{self, Scenario};
 
@@ -111,7 +112,7 @@ pub(crate) fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
         if let Some(place) = panic.location() {
             eprintln!("panic at {}:{}", place.file(), place.line());
-            crate::quic::note_panic(format!("panic at {}:{}", place.file(), place.line()));
+            quic::note_panic(format!("panic at {}:{}", place.file(), place.line()));
         }
     }));
     match carry_out(args.command) {
@@ -126,10 +127,9 @@ pub(crate) fn main() -> ExitCode {
 fn carry_out(command: Command) -> anyhow::Result<u8> {
     match command {
         Command::Run { scenario, seed, output, level, story } => {
-            let scenario = scenario::find(&scenario)?;
             let report = match level {
-                Level::Core => run(&scenario, seed, story),
-                Level::Quic => crate::quic::run(&scenario, seed, story)?,
+                Level::Core => run(&scenario::find(&scenario)?, seed, story),
+                Level::Quic => quic::run(&scenario, seed, story)?,
             };
             report.story.iter().for_each(|line| eprintln!("{line}"));
             match output {
@@ -158,7 +158,11 @@ fn carry_out(command: Command) -> anyhow::Result<u8> {
         }
         Command::List => {
             for (scenario, _) in scenario::all()? {
-                println!("{:18} {}", scenario.name, scenario.about);
+                println!("{:20} {}", scenario.name, scenario.about);
+            }
+            println!("\nat level quic only:");
+            for encounter in quic::encounters::ALL {
+                println!("{:20} {}", encounter.name, encounter.about);
             }
             Ok(0)
         }
@@ -167,38 +171,39 @@ fn carry_out(command: Command) -> anyhow::Result<u8> {
 
 /// Runs one scenario at one level, as often as wanted.
 struct Runner {
-    level: Level,
-    scenario: Scenario,
     /// The name or file it was found by.
     named: String,
+    /// What was found there; level `quic` reads it anew in each of its processes.
+    core: Option<Scenario>,
 }
 
 impl Runner {
     fn new(level: Level, named: String) -> anyhow::Result<Self> {
-        Ok(Self { level, scenario: scenario::find(&named)?, named })
+        let core = match level {
+            Level::Core => Some(scenario::find(&named)?),
+            Level::Quic => {
+                quic::find(&named)?;
+                None
+            }
+        };
+        Ok(Self { named, core })
     }
 
     fn run(&self, seed: u64, tell: bool) -> anyhow::Result<Report> {
-        match self.level {
-            Level::Core => Ok(run(&self.scenario, seed, tell)),
-            Level::Quic => crate::quic::apart::run(&self.named, seed, tell),
+        match &self.core {
+            Some(scenario) => Ok(run(scenario, seed, tell)),
+            None => quic::apart::run(&self.named, seed, tell),
         }
     }
 
-    /// Returns the arguments that run a seed of it again.
+    /// Returns the command that runs a seed of it again.
     fn again(&self, seed: u64) -> String {
-        let level = if self.level == Level::Quic { " --level quic" } else { "" };
+        let level = if self.core.is_none() { " --level quic" } else { "" };
         format!("collective-sim run {} --seed {seed}{level} --story", self.named)
     }
 }
 
-fn sweep(
-    runner: &Runner,
-    (from, to): (u64, u64),
-    jobs: usize,
-    keep_going: bool,
-    output: Output,
-) -> anyhow::Result<u8> {
+fn sweep(runner: &Runner, (from, to): (u64, u64), jobs: usize, keep_going: bool, output: Output) -> anyhow::Result<u8> {
     let next = AtomicU64::new(from);
     let failed = AtomicBool::new(false);
     let broken = AtomicBool::new(false);

@@ -7,6 +7,7 @@ pub(crate) mod apart;
 mod crypto;
 mod disk;
 mod drive;
+pub(crate) mod encounters;
 mod ending;
 mod entropy;
 mod home;
@@ -29,32 +30,48 @@ use crate::check::Rule;
 use crate::fault::MS;
 use crate::mix::{Mix, Purpose};
 use crate::run::Report;
-use crate::scenario::Scenario;
+use crate::scenario::{self, Scenario};
 use drive::Director;
+use encounters::Encounter;
 use stage::Stage;
 
 /// What panicked, wherever it was.
 static PANIC: Mutex<Option<String>> = Mutex::new(None);
 
-/// Runs a scenario with a seed.
+/// Runs a scenario, by its name or file, or an encounter, with a seed.
 ///
 /// The hash repeats itself in the first run of a process only: tokio mixes into what its `select!` draws how many
 /// runtimes there were before.
 ///
 /// # Errors
-/// When the scenario cannot be run at this level.
-pub(crate) fn run(scenario: &Scenario, seed: u64, tell: bool) -> anyhow::Result<Report> {
-    let scenario = at_this_level(scenario, seed)?;
+/// When there is no such thing, or it cannot be run at this level.
+pub(crate) fn run(named: &str, seed: u64, tell: bool) -> anyhow::Result<Report> {
+    let encounter = encounters::named(named);
+    let scenario = match encounter {
+        Some(encounter) => Scenario::new(encounter.name, encounter.members),
+        None => at_this_level(&scenario::find(named)?, seed)?,
+    };
     // A thread of its own, whose entropy is the seed's from its first breath.
     let thread = std::thread::Builder::new().name("simulation".into()).spawn(move || {
         let mix = Mix::new(seed);
         entropy::sow(mix.bytes(Purpose::Entropy, u64::MAX));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
         let started = Instant::now();
-        let report = runtime.block_on(perform(&scenario, seed, mix, tell));
+        let report = runtime.block_on(perform(&scenario, encounter, seed, tell));
         report.map(|report| Report { took_s: started.elapsed().as_secs_f64(), ..report })
     })?;
     thread.join().map_err(|_| anyhow::anyhow!("the simulation panicked"))?
+}
+
+/// Says what is wrong with a scenario at this level, before it is run.
+///
+/// # Errors
+/// When there is no such thing.
+pub(crate) fn find(named: &str) -> anyhow::Result<()> {
+    if encounters::named(named).is_none() {
+        at_this_level(&scenario::find(named)?, 0)?;
+    }
+    Ok(())
 }
 
 /// Returns a scenario as this level runs it, with everything that the seed draws written out.
@@ -74,10 +91,18 @@ fn at_this_level(scenario: &Scenario, seed: u64) -> anyhow::Result<Scenario> {
     Ok(scenario)
 }
 
-async fn perform(scenario: &Scenario, seed: u64, mix: Mix, tell: bool) -> anyhow::Result<Report> {
-    let stage = Stage::new(mix, scenario, tell);
+async fn perform(scenario: &Scenario, encounter: Option<&Encounter>, seed: u64, tell: bool) -> anyhow::Result<Report> {
+    let stage = Stage::new(Mix::new(seed), scenario, tell);
     let director = Director::new(stage.clone(), scenario.timing)?;
-    let converged = director.play(scenario).await;
+    let converged = match encounter {
+        Some(encounter) => {
+            if let Err(what) = (encounter.play)(director.clone()).await {
+                director.fail(Rule::BoundedTime, what);
+            }
+            None
+        }
+        None => director.play(scenario).await,
+    };
     let seen = stage.lock().was_seen(&scenario.seen);
     if let Err(what) = seen.or_else(|what| if director.is_over() { Ok(()) } else { Err(what) }) {
         director.fail(Rule::BoundedTime, what);

@@ -137,6 +137,9 @@ impl State {
                 self.trace(at, b"event", &[text.as_bytes()]);
             }
         }
+        if matches!(event, Event::Expelled { .. }) {
+            self.count("expelled");
+        }
         self.sites[at].request = None;
         if let Event::Request { id, request, .. } = event {
             self.on_request(at, *id, request);
