@@ -65,6 +65,7 @@ impl Director {
                 Outcome::Refused(_) => "refused",
                 Outcome::Unknown => "unknown",
             });
+            state.tell(|| format!("m{member} answers write {number}: {outcome:?}"));
             let site = &state.sites[member];
             if response.is_none() && site.birth == life && site.is_awake() && !state.was_paused(member) {
                 state.violate(Rule::Answered, format!("m{member} never answered write {number}"));
