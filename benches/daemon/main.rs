@@ -23,8 +23,6 @@ const ISOLATED: &str = "COLLECTIVE_BENCH_ISOLATED";
 /// The large database: nodes, and attributes of each.
 const NODES: usize = 10_000;
 const ATTRIBUTES: usize = 20;
-/// Nodes taken in at once.
-const PART: usize = 500;
 
 fn main() -> anyhow::Result<()> {
     if std::env::var_os(ISOLATED).is_none()
@@ -299,15 +297,9 @@ fn inventory(nodes: std::ops::Range<usize>) -> String {
 async fn large(table: &Table, fleet: &mut Fleet) -> anyhow::Result<()> {
     table.section("large: 10,000 nodes with 20 attributes each");
     let start = Instant::now();
-    let mut parts = Vec::new();
-    for part in 0..NODES / PART {
-        let document = inventory(part * PART + 1..(part + 1) * PART + 1);
-        let begun = Instant::now();
-        fleet.members[0].ask(&Request::Import { format: ImportFormat::Csv, document, dry_run: false }).await?;
-        parts.push(begun.elapsed());
-    }
-    table.row(&format!("import of {PART} nodes, p50 / max"), Samples::new(parts).p50_p99(), "");
-    table.row("import of all, acknowledged by a majority", time(start.elapsed()), "");
+    let document = inventory(1..NODES + 1);
+    fleet.members[0].ask(&Request::Import { format: ImportFormat::Csv, document, dry_run: false }).await?;
+    table.row("import, acknowledged by a majority", time(start.elapsed()), "");
     fleet.converged().await?;
     table.row("import, equal on all members", time(start.elapsed()), "");
     tokio::time::sleep(Duration::from_secs(3)).await;

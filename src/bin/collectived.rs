@@ -7,7 +7,9 @@ use clap::Parser;
 use collective::actions;
 use collective::config::DaemonArgs;
 use collective::daemon::{self, Options};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// The daemon of one member of a collective
 #[derive(Debug, Parser)]
@@ -38,12 +40,13 @@ fn main() -> ExitCode {
             return ExitCode::from(78);
         }
     };
-    let filter = EnvFilter::try_new(&config.log).unwrap_or_else(|_| EnvFilter::new("info"));
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let filter = config.log.parse().unwrap_or_else(|_| Targets::new().with_default(LevelFilter::INFO));
+    let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let subscriber = tracing_subscriber::registry().with(filter);
     if std::io::stderr().is_terminal() {
-        logs.init();
+        subscriber.with(logs).init();
     } else {
-        logs.json().flatten_event(true).init();
+        subscriber.with(logs.json().flatten_event(true)).init();
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let result = match runtime {

@@ -37,6 +37,8 @@ use crate::store::{Record, Report, Saver, Store, StoreError};
 const NEWS_MAX: usize = 4_096;
 /// How long a full disk is given before the save is tried again.
 const SAVE_AGAIN: Duration = Duration::from_secs(1);
+/// How long one event may take before the log says so: renewals are due every 167 ms in the quickest profile.
+const BUSY: Duration = Duration::from_millis(150);
 /// How long the last frames of a stopping daemon may take to leave.
 const FAREWELL: Duration = Duration::from_millis(150);
 
@@ -268,11 +270,15 @@ impl Life {
     }
 
     fn handle(&mut self, event: Event) {
-        let now = self.machine.now();
+        let (what, now) = (event.what(), self.machine.now());
         self.machine.before(&event);
         let effects = self.core.handle(event, now);
         self.machine.after(&self.core, &effects, now);
         self.perform(effects);
+        let took = self.machine.now().boot.since(now.boot);
+        if took >= BUSY {
+            tracing::warn!(what, ms = took.as_millis(), "one event kept this member busy; leases waited for it");
+        }
     }
 
     /// Performs effects in the order given.

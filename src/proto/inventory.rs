@@ -93,12 +93,13 @@ pub fn parse(format: ImportFormat, document: &str) -> Result<Plan, InventoryErro
 
 /// Returns the changes that an inventory makes: what is new is defined, what differs is set, nothing is removed.
 ///
-/// A node that exists gets the inventory's groups in front of those it has.
+/// A node that exists gets the inventory's groups in front of those it has. `known` are groups that another part of the
+/// same inventory defines.
 ///
 /// # Errors
 /// [`AttributeError`] that names the node or group, and its attribute, that cannot be changed so.
-pub fn changes(source: &impl Source, plan: &Plan) -> Result<Vec<Change>, AttributeError> {
-    let mut draft = Draft::new(source);
+pub fn changes(source: &impl Source, plan: &Plan, known: &BTreeSet<GroupName>) -> Result<Vec<Change>, AttributeError> {
+    let mut draft = Draft::new(source).knowing(known);
     for group in &plan.groups {
         draft.define(&Entity::Group(group.clone()));
     }
@@ -120,6 +121,26 @@ pub fn changes(source: &impl Source, plan: &Plan) -> Result<Vec<Change>, Attribu
 }
 
 impl Plan {
+    /// Takes a part out that can be worked out by itself: first the groups, then at most so many nodes at a time. None
+    /// when all is taken.
+    pub fn take_part(&mut self, nodes: usize) -> Option<Self> {
+        let mut part = Self { groups: std::mem::take(&mut self.groups), ..Self::default() };
+        while let Some(entry) = self.assignments.last_entry().filter(|entry| matches!(entry.key(), Entity::Group(_))) {
+            let (group, attributes) = entry.remove_entry();
+            part.assignments.insert(group, attributes);
+        }
+        if part.groups.is_empty() && part.assignments.is_empty() {
+            while part.nodes.len() < nodes
+                && let Some((node, groups)) = self.nodes.pop_first()
+            {
+                let entity = Entity::Node(node.clone());
+                part.assignments.extend(self.assignments.remove_entry(&entity));
+                part.nodes.insert(node, groups);
+            }
+        }
+        (part != Self::default()).then_some(part)
+    }
+
     /// Takes a variable in: under its own name where that is an attribute, else under `custom`.
     ///
     /// What must not be stored in clear, and what is no name, is left out with a warning.
@@ -216,7 +237,7 @@ mod tests {
         let mut memory = Memory::default();
         let plan = parse_ansible(SMALL).expect("an inventory");
 
-        let first = changes(&memory, &plan).expect("changes");
+        let first = changes(&memory, &plan, &BTreeSet::new()).expect("changes");
 
         assert_eq!(
             text(&first),
@@ -234,9 +255,26 @@ mod tests {
             ]
         );
         memory.apply(&first);
-        assert_eq!(changes(&memory, &plan), Ok(vec![]), "a second import changes nothing");
+        assert_eq!(changes(&memory, &plan, &BTreeSet::new()), Ok(vec![]), "a second import changes nothing");
         let n2 = NodeName::new("n2").expect("a name");
         assert_eq!(effective(&memory, &n2, "location.room").map(|found| found.value), Some("A"));
+    }
+
+    #[test]
+    fn the_parts_of_an_inventory_make_the_changes_of_the_whole() {
+        let memory = Memory::default();
+        let mut plan = parse_ansible(SMALL).expect("an inventory");
+        let mut whole = text(&changes(&memory, &plan, &BTreeSet::new()).expect("changes"));
+        let known = plan.groups.clone();
+        let (mut parts, mut sizes) = (Vec::new(), Vec::new());
+        while let Some(part) = plan.take_part(2) {
+            sizes.push(part.nodes.len());
+            parts.extend(text(&changes(&memory, &part, &known).expect("changes")));
+        }
+        assert_eq!(sizes, [0, 2, 1]);
+        whole.sort();
+        parts.sort();
+        assert_eq!(parts, whole);
     }
 
     #[test]
@@ -249,7 +287,8 @@ mod tests {
             (node("n9"), PRESENT.to_owned(), Some("1".to_owned())),
         ]);
 
-        let found = changes(&memory, &parse_ansible(SMALL).expect("an inventory")).expect("changes");
+        let plan = parse_ansible(SMALL).expect("an inventory");
+        let found = changes(&memory, &plan, &BTreeSet::new()).expect("changes");
 
         let found = text(&found);
         assert!(found.contains(&"node n1 groups=rack1,own".to_owned()), "{found:?}");

@@ -126,6 +126,49 @@ fn a_hanging_action_of_a_stopped_manager_is_ended() {
     assert_ne!(output.code, 0, "{output:?}");
 }
 
+/// Ends the manager of n1 by `end` while an action runs for it; the action must have ended before another member acts.
+fn an_action_does_not_outlive_the_right_to_act(end: impl Fn(&mut Site)) {
+    let mut sites = three();
+    let marks = sites[0].home().join("marks");
+    action(&sites, "tick", &format!("while :; do date +%s%N >> {}; sleep 0.02; done", marks.display()), "");
+    action(&sites, "now", "date +%s%N", "");
+    sites[0].ok(&["node", "define", "n1", "collective.managercandidates=mgt2,mgt3"]);
+    wait_until("the node is managed", PATIENCE, || manager(&sites[0], "n1").is_some());
+    let mut client = sites[0].client();
+    client.args(["run", "n1", "tick"]);
+    let asking = std::thread::spawn(move || crate::site::run(&mut client));
+    let ticks = || std::fs::read_to_string(&marks).unwrap_or_default();
+    wait_until("the action runs", PATIENCE, || ticks().lines().count() > 5);
+
+    let first = manager(&sites[0], "n1").unwrap_or_default();
+    let holder = if first == "mgt2" { 1 } else { 2 };
+    end(&mut sites[holder]);
+
+    let mut began = None;
+    wait_until("another member acts", PATIENCE, || {
+        let output = sites[0].run(&["run", "n1", "now"]);
+        began = output.stdout.trim().strip_prefix("n1: ").and_then(|text| text.parse::<u128>().ok());
+        began.is_some()
+    });
+    let last = |text: &str| text.lines().filter_map(|line| line.parse::<u128>().ok()).max();
+    let (began, ended) = (began.expect("just seen"), last(&ticks()).expect("it ticked"));
+    assert!(ended < began, "the action went on {} ns after another member acted", ended - began);
+    let lines = ticks().lines().count();
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(ticks().lines().count(), lines, "it is gone for good");
+    assert_ne!(asking.join().expect("the client ends").code, 0);
+}
+
+#[test]
+fn an_action_ends_when_its_daemon_is_killed() {
+    an_action_does_not_outlive_the_right_to_act(Site::kill);
+}
+
+#[test]
+fn an_action_ends_when_its_daemon_is_stopped_in_its_tracks() {
+    an_action_does_not_outlive_the_right_to_act(|site| site.pause());
+}
+
 /// The proof of the main promise: whatever happens to the network, no two members act for a node at one time.
 #[test]
 fn actions_through_a_cut_never_overlap_and_tokens_only_rise() {

@@ -1,6 +1,6 @@
 //! Nodes, groups and attributes: written on one member, read on another.
 
-use crate::site::{PATIENCE, Site, three, wait_until};
+use crate::site::{PATIENCE, Plan, Site, assemble, settle, three, wait_until};
 
 /// What `ansible-inventory --list` prints; the demo takes in the same file.
 const INVENTORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/daemon/demo/inventory.json");
@@ -150,4 +150,30 @@ fn a_write_that_touches_many_nodes_must_be_insisted_on() {
     assert_eq!(site.attribute("n501", "custom.x").as_deref(), Some("1"));
     site.ok(&["node", "remove", "n[1-501]", "--dry-run"]);
     assert_eq!(site.ok(&["range", "count", "n[1-501]"]), "501\n");
+}
+
+#[test]
+fn a_large_inventory_is_taken_in_while_the_collective_goes_on() {
+    const NODES: usize = 4_000;
+    let sites = ["mgt1", "mgt2", "mgt3"].map(|name| Plan::new(name).lan().start());
+    assemble(&sites);
+    let columns: Vec<_> = (0..20).map(|column| format!("custom.a{column:02}")).collect();
+    let mut text = format!("node,groups,collective.managercandidates,{}\n", columns.join(","));
+    for node in 1..=NODES {
+        let values: Vec<_> = (0..20).map(|column| format!("value-{column}-{node}")).collect();
+        text += &format!("n{node},racks,mgt[1-3],{}\n", values.join(","));
+    }
+    let file = sites[0].home().join("inventory.csv");
+    std::fs::write(&file, text).expect("a file in our own directory");
+    let since = sites.each_ref().map(|site| site.log().matches("QuorumLost").count());
+
+    let imported = sites[0].ok(&["node", "import", &file.display().to_string()]);
+
+    assert!(imported.starts_with(&format!("{NODES} nodes and 1 groups imported")), "{imported}");
+    settle(&sites.iter().collect::<Vec<_>>());
+    for (site, before) in sites.iter().zip(since) {
+        assert_eq!(site.ok(&["node", "list"]).lines().count(), NODES);
+        assert_eq!(site.attribute("n77", "custom.a19").as_deref(), Some("value-19-77"));
+        assert_eq!(site.log().matches("QuorumLost").count(), before, "{}", site.log());
+    }
 }

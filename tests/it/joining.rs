@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::site::{Plan, Site, assemble, clean, collective, run, settle, three, wait_until};
+use crate::site::{PATIENCE, Plan, Site, assemble, clean, collective, run, settle, three, wait_until};
 
 #[test]
 fn the_line_of_the_man_page_joins_three_members_that_all_show_one_another() {
@@ -225,4 +225,24 @@ fn members_of_three_survive_a_clean_stop_of_one_without_a_gap() {
     sites[0].start();
     sites[0].sees("n1", "custom.x", "1");
     sites[0].sees("n2", "custom.x", "2");
+}
+
+#[test]
+fn a_member_with_seeds_and_a_token_joins_by_itself_once_one_of_them_is_there() {
+    let mut one = Site::on_loopback("mgt1");
+    let address = one.address();
+    let file = one.home().join("token");
+    std::fs::write(&file, one.ok(&["invite", "mgt2"])).expect("a file in our own directory");
+    one.stop();
+
+    // The first seed never answers, the second only later.
+    let two = Plan::new("mgt2").seeded(&format!("127.0.0.1:1,{address}"), &file).start();
+    wait_until("it says why it is still alone", PATIENCE, || two.log().contains("could not join"));
+    two.shows("Quorum: True\nLeader: mgt2\n");
+    let mut one = one.moved_to(&address);
+    one.start();
+
+    settle(&[&one, &two]);
+    two.shows("Quorum: True\nLeader: mgt1\nActive collective members:\n    mgt2\n");
+    assert!(!two.log().contains(std::fs::read_to_string(&file).expect("the token").trim()), "the token is in the log");
 }

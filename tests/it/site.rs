@@ -131,12 +131,14 @@ pub(crate) struct Plan {
     profile: &'static str,
     listen: String,
     namespace: Option<String>,
+    /// Members to join by itself, and the file of the token.
+    seeds: Option<(String, PathBuf)>,
 }
 
 impl Plan {
     /// Plans a member on loopback with the quick timing of the `local` profile.
     pub(crate) fn new(name: &str) -> Self {
-        Self { name: name.into(), profile: "local", listen: "127.0.0.1:0".into(), namespace: None }
+        Self { name: name.into(), profile: "local", listen: "127.0.0.1:0".into(), namespace: None, seeds: None }
     }
 
     /// With the timing that members have unless told otherwise.
@@ -148,6 +150,12 @@ impl Plan {
     /// At that address.
     pub(crate) fn listening(mut self, listen: &str) -> Self {
         self.listen = listen.into();
+        self
+    }
+
+    /// To join these members by itself, with the token in that file.
+    pub(crate) fn seeded(mut self, seeds: &str, token: &Path) -> Self {
+        self.seeds = Some((seeds.into(), token.into()));
         self
     }
 
@@ -236,7 +244,16 @@ impl Site {
             .env("COLLECTIVE_ACTIONS_DIR", home.join("actions.d"))
             // A group of its own: what is typed at the terminal of the tests is not for it.
             .process_group(0);
+        if let Some((seeds, token)) = &self.plan.seeds {
+            command.args(["--seeds", seeds, "--token", &format!("@{}", token.display())]);
+        }
         command
+    }
+
+    /// Lets the daemon listen at another address from its next start on.
+    pub(crate) fn moved_to(mut self, listen: &str) -> Self {
+        self.plan.listen = listen.into();
+        self
     }
 
     /// Starts the daemon and waits until it answers.

@@ -183,12 +183,19 @@ pub fn check_managers(changes: &[Change], members: &BTreeSet<MemberName>) -> Res
 /// Changes in the making: what is stored, with what was decided so far laid over it.
 pub(in crate::proto) struct Draft<'a, S> {
     source: &'a S,
+    /// Groups that are about to be defined by others.
+    known: Option<&'a BTreeSet<GroupName>>,
     changed: BTreeMap<Entity, BTreeMap<String, Option<String>>>,
 }
 
 impl<'a, S: Source> Draft<'a, S> {
     pub(in crate::proto) fn new(source: &'a S) -> Self {
-        Self { source, changed: BTreeMap::new() }
+        Self { source, known: None, changed: BTreeMap::new() }
+    }
+
+    /// Takes groups as defined.
+    pub(in crate::proto) fn knowing(self, groups: &'a BTreeSet<GroupName>) -> Self {
+        Self { known: Some(groups), ..self }
     }
 
     /// Makes a node or group exist.
@@ -336,6 +343,9 @@ impl<'a, S: Source> Draft<'a, S> {
     /// A group that a node is put into must be defined, here or in this very plan.
     fn check_group(&self, entity: &Entity, word: &str) -> Result<(), AttributeError> {
         let is_defined = GroupName::new(word).is_ok_and(|name| {
+            if self.known.is_some_and(|known| known.contains(&name)) {
+                return true;
+            }
             let group = Entity::Group(name);
             group.exists(self.source) || self.changed.get(&group).is_some_and(|changed| changed.contains_key(PRESENT))
         });

@@ -132,6 +132,28 @@ pub enum Event {
     Stop,
 }
 
+impl Event {
+    /// Returns what happened in one word, for logs.
+    pub fn what(&self) -> &'static str {
+        match self {
+            Self::Wake => "wake",
+            Self::LinkUp { .. } => "link-up",
+            Self::LinkDown { .. } => "link-down",
+            Self::Expelled { .. } => "expelled",
+            Self::Received { message: Message::Sync(_), .. } => "documents",
+            Self::Received { .. } => "message",
+            Self::Gossip { .. } => "gossip",
+            Self::Saved { .. } => "saved",
+            Self::NotSaved { .. } => "not-saved",
+            Self::Request { request, .. } => request.kind(),
+            Self::JoinHello { .. } | Self::JoinProof { .. } => "join",
+            Self::JobDone { .. } => "job-done",
+            Self::IdentityInUse { .. } | Self::Rotate { .. } => "rotate",
+            Self::Stop => "stop",
+        }
+    }
+}
+
 /// What the shell must do. Performed in the order given.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rand_core::Rng;
 
+use super::failback::FailBacks;
 use super::writes::Then;
 use super::{About, Collective, Effect};
 use crate::proto::attributes::{self, Lineage, Source};
@@ -25,6 +26,10 @@ use crate::proto::request::{EventKind, ManagerStatus, RuledOut, Standing, Wait};
 use crate::proto::roster::Roster;
 use crate::proto::time::Instant;
 
+/// Nodes that are looked at in one turn, so that nothing waits long when there are tens of thousands.
+const TURN_NODES: usize = 250;
+/// Managers that are recorded in one write.
+const RECORDS_MAX: usize = 1_000;
 /// The prefix of the settings that name draining members.
 pub(super) const DRAIN: &str = "!drain/";
 
@@ -43,6 +48,7 @@ pub(super) struct Managers {
     /// Nodes whose claim had no majority any more when last looked at, and when to look again.
     lapsed: BTreeSet<NodeName>,
     look_for_lapsed_at: Instant,
+    pub(super) fail_backs: FailBacks,
     expressions: Expressions,
 }
 
@@ -102,9 +108,9 @@ impl Duties {
         Some(duty)
     }
 
-    /// Returns those that are to be moved on now, in the order of their nodes.
-    fn due_by(&self, now: Instant) -> BTreeMap<NodeName, Duty> {
-        let due = self.due.iter().take_while(|(due, _)| *due <= now);
+    /// Returns so many of those that are to be moved on now, in the order of their nodes.
+    fn due_by(&self, now: Instant, count: usize) -> BTreeMap<NodeName, Duty> {
+        let due = self.due.iter().take_while(|(due, _)| *due <= now).take(count);
         due.filter_map(|(_, node)| Some((node.clone(), self.get(node)?))).collect()
     }
 
@@ -186,14 +192,16 @@ impl Collective {
             return;
         }
         self.look_who_is_available();
-        let dirty: Vec<_> = if std::mem::take(&mut self.managers.all_dirty) {
-            self.managers.dirty.clear();
+        if std::mem::take(&mut self.managers.all_dirty) {
             // Nodes that are gone may still be held.
-            let held: BTreeSet<_> = self.managers.duties.by_node.keys().cloned().collect();
-            self.documents.nodes().cloned().chain(held).collect::<BTreeSet<_>>().into_iter().collect()
-        } else {
-            std::mem::take(&mut self.managers.dirty).into_iter().collect()
-        };
+            let held = self.managers.duties.by_node.keys();
+            self.managers.dirty = self.documents.nodes().chain(held).cloned().collect();
+        }
+        let mut dirty = std::mem::take(&mut self.managers.dirty);
+        // Nodes are mostly touched a few at a time, and then all of them are looked at.
+        if let Some(later) = dirty.iter().nth(TURN_NODES).cloned() {
+            self.managers.dirty = dirty.split_off(&later);
+        }
         if !dirty.is_empty() {
             let electorate = self.electorate();
             let mut expressions = std::mem::take(&mut self.managers.expressions);
@@ -203,6 +211,7 @@ impl Collective {
             self.managers.expressions = expressions;
         }
         self.give_up_lapsed();
+        self.fail_back();
         self.serve_duties();
         self.record_confirmed();
     }
@@ -250,6 +259,7 @@ impl Collective {
             }
         }
         self.managers.available_until = until;
+        self.managers.fail_backs.on_available(&available, now);
         if available != self.managers.available {
             self.managers.available = available;
             self.managers.all_dirty = true;
@@ -306,7 +316,11 @@ impl Collective {
         let lineage = Lineage::new(&self.documents, node);
         let value = |attribute: &str| lineage.get(attribute).and_then(|found| found.filled());
         let record = record_of(&self.documents, node);
-        let recorded = || self.roster.by_name(&record.as_ref()?.value).map(|member| member.id);
+        let id_of = |name: &MemberName| self.roster.by_name(name).map(|member| member.id);
+        let recorded = || id_of(&record.as_ref()?.value);
+        // Who holds the node has released it, or is about to, for this one.
+        let handed_to = record.as_ref().and_then(|record| id_of(record.to.as_ref()?));
+        let held_by = || self.voter.holder(node, self.now.boot).map(|(id, _, _)| id);
         let contest = Contest {
             cluster: self.roster.cluster,
             node,
@@ -314,7 +328,7 @@ impl Collective {
             candidates: value("collective.managercandidates"),
             policy: value("collective.managerpolicy").map(Policy::from_attribute).unwrap_or_default(),
             fail_back: value("collective.failback").map(FailBack::from_attribute).unwrap_or_default(),
-            holder: self.voter.holder(node, self.now.boot).map(|(id, _, _)| id).or_else(recorded),
+            holder: handed_to.or_else(held_by).or_else(recorded),
             despite: record.as_ref().and_then(|record| record.despite.as_ref()).map(MemberName::as_str),
         };
         election::elect(&contest, electorate, expressions)
@@ -336,6 +350,10 @@ impl Collective {
             (None, Some(_)) => self.give_up(node),
             _ => {}
         }
+        let is_acting = self.managers.is_acting(node);
+        self.managers
+            .fail_backs
+            .on_review(node, verdict.and_then(|verdict| verdict.fail_back_to).filter(|_| is_acting));
     }
 
     /// Stops acting, then releases: break before make.
@@ -365,12 +383,13 @@ impl Collective {
             }
         }
         self.managers.confirmed.clear();
+        self.managers.fail_backs.clear();
         self.managers.all_dirty = true;
     }
 
     /// Moves duties on whose time has come.
     fn serve_duties(&mut self) {
-        for (node, duty) in self.managers.duties.due_by(self.now.boot) {
+        for (node, duty) in self.managers.duties.due_by(self.now.boot, TURN_NODES) {
             match duty {
                 Duty::Waiting { since, .. } => self.try_claim(&node, since),
                 // R10: no majority within T/2: release, and try again after a random while.
@@ -459,7 +478,8 @@ impl Collective {
 
     /// Records what the voters confirmed, many nodes in one write.
     fn record_confirmed(&mut self) {
-        let confirmed = std::mem::take(&mut self.managers.confirmed);
+        let count = self.managers.confirmed.len().min(RECORDS_MAX);
+        let confirmed: Vec<_> = self.managers.confirmed.drain(..count).collect();
         let Some(me) = self.name.clone().filter(|_| !confirmed.is_empty()) else { return };
         let puts: Vec<_> = confirmed
             .iter()
@@ -468,7 +488,7 @@ impl Collective {
                 let pinned = pinned.and_then(|found| MemberName::new(found.value).ok());
                 let by = if pinned.as_ref() == Some(&me) { By::Admin } else { By::Auto };
                 let despite = pinned.filter(|pinned| *pinned != me);
-                let record = Record { value: me.clone(), by, token: self.token_of(*term), despite };
+                let record = Record { value: me.clone(), by, token: self.token_of(*term), despite, to: None };
                 Put {
                     entity: Entity::Node(node.clone()),
                     attribute: Record::ATTRIBUTE.into(),
@@ -498,6 +518,8 @@ impl Collective {
             // The token is the one that the record tells.
             let token = record_of(&self.documents, node).map_or_else(|| self.token_of(*term), |record| record.token);
             self.managers.duties.insert(node.clone(), Duty::Acting { token });
+            // Whether it is to fail back is asked of acting managers only.
+            self.managers.touch(node.clone());
             let about = About {
                 member: self.name.clone(),
                 node: Some(node.clone()),
@@ -556,6 +578,11 @@ impl Collective {
         if self.standing != Standing::Seated {
             return None;
         }
-        self.managers.duties.next_due().into_iter().chain(self.managers.available_until).min()
+        if !self.managers.dirty.is_empty() || !self.managers.confirmed.is_empty() {
+            // The next turn.
+            return Some(self.now.boot);
+        }
+        let due = [self.managers.duties.next_due(), self.managers.available_until, self.managers.fail_backs.next_due()];
+        due.into_iter().flatten().min()
     }
 }

@@ -11,6 +11,8 @@
 mod answers;
 mod changes;
 mod event;
+mod failback;
+mod imports;
 mod joining;
 mod links;
 mod lookups;
@@ -132,6 +134,7 @@ pub struct Collective {
     writes: Writes,
     managers: Managers,
     runs: Runs,
+    imports: imports::Imports,
     invites: Invites,
     /// The invitations as they were last given to the store.
     saved_invites: BTreeMap<InviteId, Invite>,
@@ -207,6 +210,7 @@ impl Collective {
             writes: Writes::new(birth.quarantined),
             managers: Managers::default(),
             runs: Runs::default(),
+            imports: imports::Imports::new(),
             saved_invites: invites.iter().map(|invite| (invite.id, invite.clone())).collect(),
             invites: Invites::restore(birth.decoy, invites),
             joins: BTreeMap::new(),

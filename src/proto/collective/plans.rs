@@ -11,7 +11,6 @@ use super::{Collective, RequestId};
 use crate::proto::attributes::{self, Assignment, Entity as Owner, Source};
 use crate::proto::document::{Entity, PRESENT, Put};
 use crate::proto::election::Record;
-use crate::proto::inventory;
 use crate::proto::name::{AttributeName, GroupName, MemberName, NodeName};
 use crate::proto::noderange;
 use crate::proto::request::{Done, ErrorCode, Refusal, Request, Response, Target, Wait};
@@ -22,11 +21,11 @@ const NODES_UNASKED_MAX: usize = 500;
 /// What a request would write.
 #[derive(Debug)]
 pub(super) struct Plan {
-    puts: Vec<Put>,
-    message: String,
-    notes: Vec<String>,
-    wait: Wait,
-    dry_run: bool,
+    pub(super) puts: Vec<Put>,
+    pub(super) message: String,
+    pub(super) notes: Vec<String>,
+    pub(super) wait: Wait,
+    pub(super) dry_run: bool,
 }
 
 impl Collective {
@@ -43,9 +42,6 @@ impl Collective {
             }
             Request::RemoveGroups { groups, dry_run } => {
                 self.plan_remove_groups(groups).map(|plan| Plan { dry_run: *dry_run, ..plan })
-            }
-            Request::TakeIn { inventory, dry_run } => {
-                self.plan_import(inventory).map(|plan| Plan { dry_run: *dry_run, ..plan })
             }
             Request::Move { nodes, to, dry_run } => {
                 self.plan_move(nodes, to).map(|plan| Plan { dry_run: *dry_run, ..plan })
@@ -130,14 +126,6 @@ impl Collective {
         self.plan_of(changes, format!("{} group{plural} removed", owners.len()))
     }
 
-    fn plan_import(&self, inventory: &inventory::Plan) -> Result<Plan, Refusal> {
-        let (nodes, groups) = (inventory.nodes.len(), inventory.groups.len());
-        let changes = inventory::changes(&self.documents, inventory).map_err(|error| refuse_attribute(&error))?;
-        let mut planned = self.plan_of(changes, format!("{nodes} nodes and {groups} groups imported"))?;
-        planned.notes.extend(inventory.warnings.iter().cloned());
-        Ok(planned)
-    }
-
     fn plan_move(&self, nodes: &str, to: &MemberName) -> Result<Plan, Refusal> {
         let target = self.member_named(to)?;
         let owners: Vec<_> = self.nodes_of(nodes)?.into_iter().map(Owner::Node).collect();
@@ -153,7 +141,7 @@ impl Collective {
         for owner in &owners {
             let Owner::Node(node) = owner else { continue };
             if let Some(record) = record_of(&self.documents, node).filter(|record| record.despite.is_some()) {
-                let record = Record { despite: None, ..record };
+                let record = Record { despite: None, to: None, ..record };
                 plan.puts.push(Put {
                     entity: place(owner),
                     attribute: Record::ATTRIBUTE.into(),
@@ -184,6 +172,12 @@ impl Collective {
 
     /// Makes a plan of attribute changes.
     fn plan_of(&self, changes: Vec<attributes::Change>, message: String) -> Result<Plan, Refusal> {
+        let (puts, notes) = self.puts_of(changes)?;
+        Ok(Plan { puts, message, notes, wait: Wait::Majority, dry_run: false })
+    }
+
+    /// Turns attribute changes into puts, and says what is odd about them.
+    pub(super) fn puts_of(&self, changes: Vec<attributes::Change>) -> Result<(Vec<Put>, Vec<String>), Refusal> {
         let members = self.roster.members().into_iter().map(|member| member.name.clone()).collect();
         let notes = attributes::check_managers(&changes, &members).map_err(|error| refuse_attribute(&error))?;
         let mut puts: Vec<_> = changes
@@ -192,7 +186,7 @@ impl Collective {
             .collect();
         self.bury_leftovers(&mut puts);
         self.show_everything(&mut puts);
-        Ok(Plan { puts, message, notes, wait: Wait::Majority, dry_run: false })
+        Ok((puts, notes))
     }
 
     /// What is defined anew must not show what was written to its namesake in a partition, after that was removed.

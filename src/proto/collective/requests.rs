@@ -35,6 +35,10 @@ impl Collective {
                 self.invite(id, InviteTerms { name, role, ttl: Duration::from_millis(ttl_ms), uses }, &entropy);
                 return;
             }
+            Request::TakeIn { inventory, dry_run } => {
+                self.take_in(id, *inventory, dry_run, within);
+                return;
+            }
             Request::RevokeInvite { name } => {
                 self.revoke_invite(id, &name);
                 return;

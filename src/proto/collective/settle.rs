@@ -33,6 +33,7 @@ impl Collective {
         } else {
             self.settle_standing();
         }
+        self.settle_imports();
         self.settle_writes();
         self.settle_runs();
         self.settle_joins();
@@ -261,6 +262,7 @@ impl Collective {
             alive.then(|| self.voter.next_expiry(boot)).flatten(),
             self.changes_due(),
             self.housekeeping_due(),
+            self.imports_due(),
             self.writes_due(),
             self.managers_due(),
             self.runs_due(),

@@ -7,11 +7,12 @@ use std::time::Duration;
 use super::{Birth, Collective, Effect, Event, Ticket};
 use crate::proto::document::{Actor, Documents};
 use crate::proto::identity::{ClusterId, Fingerprint, MemberId, SessionId};
+use crate::proto::inventory;
 use crate::proto::invite::Seed;
 use crate::proto::lease::Stamp;
 use crate::proto::name::MemberName;
 use crate::proto::record::Record;
-use crate::proto::request::{ErrorCode, Request, Response, Standing};
+use crate::proto::request::{ErrorCode, ImportFormat, Request, Response, Standing};
 use crate::proto::roster::{Member, Role, Roster, Timing};
 use crate::proto::time::{Instant, Now, WallTime};
 
@@ -155,19 +156,45 @@ fn a_write_whose_time_is_up_says_how_much_of_it_is_stored() {
     assert!(lone.core.documents().nodes().count() < NODES, "what was given up is not written later");
 }
 
+impl Lone {
+    fn import(&mut self, inventory: &str) {
+        let inventory = Box::new(inventory::parse(ImportFormat::Csv, inventory).expect("an inventory"));
+        let request = Request::TakeIn { inventory, dry_run: false };
+        self.handle(Event::Request { id: 2, request, within_ms: 10_000, entropy: Box::new([0; 40]) });
+    }
+
+    /// Wakes the core until it has something for the disk or an answer; returns how often.
+    fn wake_until_done(&mut self) -> usize {
+        (1..1_000)
+            .find(|_| {
+                self.wake_after(Duration::from_millis(1));
+                !self.saves.is_empty() || !self.replies.is_empty()
+            })
+            .expect("it ends")
+    }
+}
+
+fn inventory(last: &str) -> String {
+    let lines: String = (1..=1_000).map(|node| format!("n{node},racks,\n")).collect();
+    format!("node,groups,collective.manager\n{lines}{last}\n")
+}
+
 #[test]
-fn a_disk_that_was_full_takes_writes_again_once_anything_was_saved() {
+fn an_inventory_is_worked_out_in_turns_and_then_written() {
     let mut lone = Lone::start();
-    let name = MemberName::new("mgt2").expect("a valid name");
-    let request = Request::Invite { name, role: Role::Voter, ttl_ms: 60_000, uses: 1 };
-    lone.handle(Event::Request { id: 2, request, within_ms: 10_000, entropy: Box::new([0; 40]) });
-    let ticket = lone.saves[0].0;
-    lone.handle(Event::NotSaved { ticket, reason: "no space left on device".into() });
-    lone.define("n1");
-    assert!(matches!(&lone.replies[..], [Response::Error(refused)] if refused.error.code == ErrorCode::Failure));
-    // The shell tries again, and there is room: the save that was refused was no write of ours.
+    lone.import(&inventory("n1001,racks,mgt1"));
+    assert!(lone.wake_until_done() >= 4, "in turns");
     lone.finish_saves();
-    lone.define("n2");
-    lone.finish_saves();
-    assert!(matches!(lone.replies.last(), Some(Response::Done(_))), "{:?}", lone.replies);
+    assert!(matches!(&lone.replies[..], [Response::Done(done)] if done.message == "1001 nodes and 1 groups imported"));
+    assert_eq!(lone.core.documents().nodes().count(), 1_001);
+}
+
+#[test]
+fn nothing_of_an_inventory_is_stored_when_its_last_line_is_wrong() {
+    let mut lone = Lone::start();
+    lone.import(&inventory("n1001,racks,nobody"));
+    lone.wake_until_done();
+    assert!(lone.saves.is_empty());
+    let [Response::Error(refused)] = &lone.replies[..] else { panic!("{:?}", lone.replies) };
+    assert!(refused.error.message.contains("nobody"), "{refused:?}");
 }

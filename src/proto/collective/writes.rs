@@ -92,6 +92,8 @@ pub(super) enum Then {
     Reply(RequestId, Box<Response>),
     /// The nodes whose manager record this is may be acted for.
     Act(Vec<(NodeName, u64)>),
+    /// Nothing: whoever reads what was written acts on it.
+    Nothing,
 }
 
 impl Writes {
@@ -403,6 +405,7 @@ impl Collective {
                 Then::Reply(id, _) => self.reply(id, refusal),
                 Then::Act(nodes) if confirmed => self.on_recorded(&nodes),
                 Then::Act(nodes) => self.managers.on_not_recorded(&nodes),
+                Then::Nothing => {}
             }
         }
     }

@@ -91,7 +91,7 @@ impl fmt::Display for By {
 /// Who took a node over, on whose decision, and by which claim.
 ///
 /// Its text, as the document stores it: `mgt2 auto 0.4.2`, or `mgt2 auto 0.4.2 despite mgt1` when the pinned member
-/// was not available.
+/// was not available, or `mgt2 auto 0.4.2 to mgt1` once the manager hands the node over.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct Record {
@@ -107,6 +107,9 @@ pub struct Record {
     /// The member that `collective.manager` named and that was not available.
     #[n(3)]
     pub despite: Option<MemberName>,
+    /// The member that the manager hands the node to; it claims once the node is released.
+    #[n(4)]
+    pub to: Option<MemberName>,
 }
 
 impl Record {
@@ -117,10 +120,13 @@ impl Record {
 impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {} {}", self.value, self.by, self.token)?;
-        match &self.despite {
-            Some(pinned) => write!(f, " despite {pinned}"),
-            None => Ok(()),
+        if let Some(pinned) = &self.despite {
+            write!(f, " despite {pinned}")?;
         }
+        if let Some(to) = &self.to {
+            write!(f, " to {to}")?;
+        }
+        Ok(())
     }
 }
 
@@ -131,9 +137,11 @@ impl FromStr for Record {
         let error = || RecordError::of(text);
         let name = |word| MemberName::new(word).map_err(|_| error());
         let words: Vec<&str> = text.split(' ').collect();
-        let (value, by, token, despite) = match words[..] {
-            [value, by, token] => (value, by, token, None),
-            [value, by, token, "despite", pinned] => (value, by, token, Some(name(pinned)?)),
+        let (value, by, token, despite, to) = match words[..] {
+            [value, by, token] => (value, by, token, None, None),
+            [value, by, token, "despite", pinned] => (value, by, token, Some(name(pinned)?), None),
+            [value, by, token, "to", to] => (value, by, token, None, Some(name(to)?)),
+            [value, by, token, "despite", pinned, "to", to] => (value, by, token, Some(name(pinned)?), Some(name(to)?)),
             _ => return Err(error()),
         };
         let by = match by {
@@ -141,7 +149,7 @@ impl FromStr for Record {
             "admin" => By::Admin,
             _ => return Err(error()),
         };
-        Ok(Self { value: name(value)?, by, token: token.parse().map_err(|_| error())?, despite })
+        Ok(Self { value: name(value)?, by, token: token.parse().map_err(|_| error())?, despite, to })
     }
 }
 
@@ -158,7 +166,9 @@ mod tests {
 
     #[test]
     fn a_record_reads_back_from_its_text() {
-        for text in ["mgt2 auto 0.4.2", "mgt1 admin 1.0.18446744073709551615", "mgt2 auto 0.4.2 despite mgt1"] {
+        let longest = "mgt2 auto 0.4.2 despite mgt1 to mgt3";
+        let shorter = ["mgt2 auto 0.4.2", "mgt2 auto 0.4.2 despite mgt1", "mgt2 auto 0.4.2 to mgt1"];
+        for text in shorter.into_iter().chain(["mgt1 admin 1.0.18446744073709551615", longest]) {
             let record: Record = text.parse().expect(text);
             assert_eq!(record.to_string(), text);
             let bytes = minicbor::to_vec(&record).expect("bytes");
@@ -167,7 +177,9 @@ mod tests {
         for text in ["", "mgt2", "mgt2 auto 0.4", "mgt2 auto 0.4.2.1", "mgt2 auto 0.04.2", "mgt2 auto 0.+4.2"] {
             assert!(text.parse::<Record>().is_err(), "{text}");
         }
-        for text in ["-x auto 0.4.2", "mgt2 self 0.4.2", "mgt2 auto 0.4.2 despite", "mgt2  auto 0.4.2"] {
+        for text in
+            ["-x auto 0.4.2", "mgt2 self 0.4.2", "mgt2 auto 0.4.2 despite", "mgt2 auto 0.4.2 to", "mgt2  auto 0.4.2"]
+        {
             assert!(text.parse::<Record>().is_err(), "{text}");
         }
     }
