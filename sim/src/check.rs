@@ -10,6 +10,8 @@ use collective::proto::identity::{InviteId, MemberId, RosterHash};
 use collective::proto::quorum::majority;
 use collective::proto::roster::{Timing, Version};
 
+use crate::trace::{Line, Seen, seconds};
+
 /// What was violated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Rule {
@@ -112,6 +114,14 @@ pub(crate) struct Violation {
     pub(crate) at: u64,
     pub(crate) rule: Rule,
     pub(crate) what: String,
+}
+
+impl Violation {
+    /// Returns it as a line of a trace.
+    pub(crate) fn line(&self) -> Line {
+        let seen = Seen::Violation { rule: self.rule.word().to_owned(), what: self.what.clone() };
+        Line { t: seconds(self.at), member: None, seen }
+    }
 }
 
 impl fmt::Display for Violation {

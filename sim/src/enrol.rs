@@ -15,6 +15,7 @@ use crate::check::Rule;
 use crate::fault::{MS, SECOND};
 use crate::mix::Purpose;
 use crate::site::Death;
+use crate::trace::Seen;
 use crate::workload::Op;
 use crate::world::World;
 
@@ -172,6 +173,7 @@ impl World {
         if let Some(token) = &self.enrolments[number].token {
             let invite = token.id;
             self.checker.consumed(self.time, invite, me);
+            self.note(Some(joiner), || Seen::Joined { invite: invite.to_string(), id: me.to_string() });
         }
         self.enrolments[number].outcome = Some(Ok(me));
         self.count("enrolled");

@@ -16,6 +16,7 @@ use crate::enrol::Step;
 use crate::fault::{Fate, Fault, Kind, MS, SECOND};
 use crate::mix::Purpose;
 use crate::site::Death;
+use crate::trace::{Seen, seconds};
 use crate::workload::Op;
 use crate::world::{Due, World};
 
@@ -43,7 +44,7 @@ struct Running {
 
 impl Jobs {
     /// A running action may go on until then.
-    pub(crate) fn extend(&mut self, at: usize, id: JobId, until: Instant) {
+    fn extend(&mut self, at: usize, id: JobId, until: Instant) {
         if let Some(running) = self.running.get_mut(&(at, id)) {
             running.until = until;
         }
@@ -318,6 +319,13 @@ impl World {
         self.after(every, Due::Act);
     }
 
+    /// A core has renewed the lease that an action runs under, or given it up.
+    pub(crate) fn extend_job(&mut self, at: usize, id: JobId, until: Instant) {
+        self.jobs.extend(at, id, until);
+        let end = self.sites[at].clock.when(until).max(self.time);
+        self.note(Some(at), || Seen::ActionUntil { id, until: seconds(end) });
+    }
+
     /// A core starts an action.
     pub(crate) fn run_job(&mut self, at: usize, id: JobId, node: NodeName, until: Instant) {
         self.count("action");
@@ -331,6 +339,8 @@ impl World {
         acting.push(at);
         self.checker.acting(time, node.as_str(), &acting);
         let life = self.sites[at].life;
+        let end = self.sites[at].clock.when(until);
+        self.note(Some(at), || Seen::Action { node: node.to_string(), id, until: seconds(end) });
         self.jobs.running.insert((at, id), Running { node, until });
         let takes = self.mix.range(Purpose::Job, 1 << 40 | (at as u64) << 32 | life << 16 | id, 20, 3_000) * MS;
         self.after(takes.min(5 * SECOND), Due::Job { at, life, id });
@@ -355,13 +365,15 @@ impl World {
         let ids: Vec<_> =
             self.jobs.running.iter().filter(|(key, running)| theirs(key, running)).map(|((_, id), _)| *id).collect();
         for id in ids {
-            self.jobs.extend(at, id, Instant::from_nanos(0));
+            self.extend_job(at, id, Instant::from_nanos(0));
             self.after(MS, Due::Job { at, life, id });
         }
     }
 
     fn finish_job(&mut self, at: usize, id: JobId, status: Option<i32>) {
         let Some(running) = self.jobs.running.remove(&(at, id)) else { return };
+        let now = seconds(self.time);
+        self.note(Some(at), || Seen::ActionUntil { id, until: now });
         let manager = Some(self.sites[at].name.clone());
         let result = ActionResult { node: running.node, manager, token: None, status, output: Vec::new(), error: None };
         self.handle(at, Event::JobDone { id, result });

@@ -2,20 +2,28 @@
 //!
 //! Run `collective-sim list` for what it can show, and see docs/simulation.md.
 
+mod audit;
+mod case;
 mod check;
 mod cli;
 mod clock;
 mod disk;
 mod enrol;
 mod fault;
+mod html;
 mod inject;
 mod mix;
 mod network;
 mod quic;
+mod report;
 mod run;
 mod scenario;
+mod selftest;
+mod shrink;
 mod site;
 mod step;
+mod sweep;
+mod trace;
 mod workload;
 mod world;
 

@@ -11,12 +11,29 @@ use serde::Serialize;
 use crate::check::{Final, Rule, Violation, unconverged};
 use crate::fault::{MS, SECOND};
 use crate::scenario::Scenario;
+use crate::trace::{Head, Line, Seen};
 use crate::workload::Op;
 use crate::world::World;
+
+/// What a report is called in JSON; the number changes with its fields.
+pub(crate) const SCHEMA: &str = "collective.sim.report/1";
+
+/// What is wanted of a run besides its report.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Options {
+    /// Everything that happens, in lines for people.
+    pub(crate) story: bool,
+    /// What somebody outside sees.
+    pub(crate) trace: bool,
+    /// When to stop, in true milliseconds after load and faults begin; only after everything is equal when not said.
+    pub(crate) until_ms: Option<u64>,
+}
 
 /// What came of one run.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Report {
+    /// [`SCHEMA`].
+    pub(crate) schema: &'static str,
     pub(crate) scenario: String,
     pub(crate) seed: u64,
     /// SHA-256 over everything that happened, in hexadecimal.
@@ -27,6 +44,9 @@ pub(crate) struct Report {
     #[serde(skip)]
     pub(crate) first: Option<Rule>,
     pub(crate) violations: Vec<String>,
+    /// When the first one was, in true milliseconds after load and faults began.
+    #[serde(skip)]
+    pub(crate) violated_ms: Option<u64>,
     pub(crate) faults: Vec<String>,
     pub(crate) virtual_s: f64,
     /// How long it took until everything was equal again, in true milliseconds.
@@ -35,24 +55,42 @@ pub(crate) struct Report {
     pub(crate) coverage: BTreeMap<&'static str, u64>,
     #[serde(skip)]
     pub(crate) story: Vec<String>,
+    #[serde(skip)]
+    pub(crate) trace: Option<(Head, Vec<Line>)>,
     /// How long it took here; not part of what is compared.
     #[serde(skip)]
     pub(crate) took_s: f64,
 }
 
 /// Runs a scenario with a seed.
-pub(crate) fn run(scenario: &Scenario, seed: u64, tell: bool) -> Report {
+pub(crate) fn run(scenario: &Scenario, seed: u64, story: bool) -> Report {
+    run_with(scenario, seed, &Options { story, ..Options::default() })
+}
+
+/// Runs a scenario with a seed, and keeps what is wanted of it.
+pub(crate) fn run_with(scenario: &Scenario, seed: u64, options: &Options) -> Report {
     let started = Instant::now();
     let scenario = &scenario.expanded(seed);
-    let mut world = World::new(scenario, seed, tell);
-    let converged = drive(&mut world, scenario);
+    let mut world = World::new(scenario, seed, options);
+    let mut begin = None;
+    let converged = drive(&mut world, scenario, options.until_ms, &mut begin);
+    if converged.is_some() {
+        world.note(None, || Seen::Converged);
+    }
+    expectations(&mut world, scenario, options.until_ms.is_none());
     let violations: &[Violation] = &world.checker.violations;
+    let lines = world.trace.take().map(|mut trace| {
+        trace.lines.extend(violations.iter().map(Violation::line));
+        trace.lines
+    });
     Report {
+        schema: SCHEMA,
         scenario: scenario.name.clone(),
         seed,
         hash: world.trace_hash(),
         exit: violations.first().map_or(0, |first| first.rule.exit()),
         first: violations.first().map(|first| first.rule),
+        violated_ms: violations.first().zip(begin).map(|(first, begin)| first.at.saturating_sub(begin) / MS),
         violations: violations.iter().map(ToString::to_string).collect(),
         faults: world.faults.iter().map(ToString::to_string).collect(),
         virtual_s: world.time as f64 / 1e9,
@@ -60,24 +98,48 @@ pub(crate) fn run(scenario: &Scenario, seed: u64, tell: bool) -> Report {
         events: world.events,
         coverage: world.coverage.clone(),
         story: world.story.take().unwrap_or_default(),
+        trace: lines.map(|lines| (world.head(scenario, seed), lines)),
         took_s: started.elapsed().as_secs_f64(),
     }
 }
 
-fn drive(world: &mut World, scenario: &Scenario) -> Option<u64> {
+/// Judges what a scenario expects in the end: what must have been seen, and, where an assumption is broken on purpose,
+/// the violation that must come of it.
+fn expectations(world: &mut World, scenario: &Scenario, is_whole: bool) {
+    let Some(wanted) = scenario.violates else {
+        if let Err(what) = world.seen(&scenario.seen)
+            && is_whole
+        {
+            world.violate(Rule::BoundedTime, what);
+        }
+        return;
+    };
+    let is_found = world.checker.violations.first().is_some_and(|first| first.rule == wanted);
+    if is_found {
+        world.checker.violations.clear();
+        world.count("violated as expected");
+    } else if is_whole {
+        world.violate(Rule::BoundedTime, format!("{wanted} should have been violated, and was not"));
+    }
+}
+
+fn drive(world: &mut World, scenario: &Scenario, until_ms: Option<u64>, started: &mut Option<u64>) -> Option<u64> {
     world.assemble(scenario.joined);
     if !world.checker.violations.is_empty() {
         return None;
     }
     world.define_nodes(scenario.nodes);
     let begin = world.time;
+    *started = Some(begin);
+    world.note(None, || Seen::Begin);
+    let window_ms = until_ms.map_or(scenario.window_ms, |until| until.min(scenario.window_ms));
     world.schedule(scenario.faults.clone());
     if scenario.load.churn || scenario.faults.iter().any(|fault| !fault.kind.forgets().is_empty()) {
         world.start_care(scenario.load.churn);
     }
     world.start_work(scenario.load.every_ms * MS);
     world.start_actions(scenario.load.actions_every_ms * MS);
-    for step in &scenario.steps {
+    for step in scenario.steps.iter().filter(|step| step.at_ms <= window_ms) {
         world.run_until(begin + step.at_ms * MS);
         if !world.checker.violations.is_empty() {
             return None;
@@ -86,8 +148,12 @@ fn drive(world: &mut World, scenario: &Scenario) -> Option<u64> {
             world.violate(Rule::BoundedTime, format!("not so in time: {what}"));
         }
     }
-    world.run_until(begin + scenario.window_ms * MS);
+    world.run_until(begin + window_ms * MS);
     (world.work_every, world.act_every) = (0, 0);
+    if until_ms.is_some_and(|until| until <= scenario.window_ms) {
+        return None;
+    }
+    world.note(None, || Seen::Calm);
     converge(world, scenario)
 }
 

@@ -17,7 +17,8 @@ mod steps;
 pub(crate) mod units;
 mod write;
 
-use reader::{Mistake, read};
+pub(crate) use parse::scenario as top;
+pub(crate) use reader::{Mistake, read};
 
 /// One scenario.
 #[derive(Clone, Debug, PartialEq)]

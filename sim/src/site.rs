@@ -78,6 +78,16 @@ pub(crate) enum Death {
 }
 
 impl Death {
+    /// Returns how people call it.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Killed => "killed",
+            Self::Power => "power lost",
+            Self::Torn => "power lost in the middle of a write",
+            Self::Stopped => "stopped",
+        }
+    }
+
     /// Returns whether the machine went dark with the process.
     pub(crate) fn is_dark(self) -> bool {
         matches!(self, Self::Power | Self::Torn)

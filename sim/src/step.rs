@@ -230,7 +230,10 @@ impl World {
         let named = |member: usize| self.sites[member].name.clone();
         let (op, request) = match &act.what {
             What::Write => return self.write(via, 0),
-            What::Invite { member, dies } => return drop(self.enrol(*member, via, *dies)),
+            What::Invite { member, dies } => {
+                self.enrol(*member, via, *dies);
+                return;
+            }
             What::Define { node, candidates } => {
                 let Ok(name) = NodeName::new(node) else { return };
                 let members = candidates.split(',').filter_map(|one| MemberName::new(one).ok());

@@ -11,6 +11,7 @@ use collective::proto::roster::Role;
 use crate::check::{Authority, Rule};
 use crate::fault::{MS, SECOND};
 use crate::mix::{Mix, Purpose};
+use crate::trace::Seen;
 use crate::world::World;
 
 /// How long an administrator waits.
@@ -99,6 +100,7 @@ impl World {
         let since = asked.since;
         asked.outcome = Some(outcome.clone());
         let op = asked.op.clone();
+        self.note_answer(at, &op, &outcome);
         self.tell(|| format!("m{at} answers {op:?}: {outcome:?}"));
         if op == Op::Named("post-mortem") {
             self.tell(|| format!("m{at} says {response:?}"));
@@ -117,6 +119,20 @@ impl World {
         }
     }
 
+    fn note_answer(&mut self, at: usize, op: &Op, outcome: &Outcome) {
+        let what = match op {
+            Op::Write { key, .. } if *outcome != Outcome::Done => format!("the write of {key}"),
+            Op::Named(named @ ("define" | "delete" | "leave" | "role" | "rotate")) => (*named).to_owned(),
+            _ => return,
+        };
+        let answer = match outcome {
+            Outcome::Done => "ok".to_owned(),
+            Outcome::Refused(code) => format!("refused, {code:?}"),
+            Outcome::Unknown => "nobody knows".to_owned(),
+        };
+        self.note(Some(at), || Seen::Answered { what, answer });
+    }
+
     /// A paused process answers late.
     fn late_by_fault(&self) -> u64 {
         self.faults
@@ -132,6 +148,8 @@ impl World {
         let (me, timing, voters) = (core.id(), core.roster().timing, Rc::new(core.roster().voters()));
         let copies = self.copies(&voters, node, key, value);
         self.checker.acknowledged(self.time, key, copies, voters.len());
+        let (write, of) = (key.to_owned(), voters.len());
+        self.note(Some(at), || Seen::Acknowledged { write, copies, voters: of });
         let now = self.sites[at].now(self.time).boot.as_nanos();
         let who = Authority { member: at, me, voters: &voters, timing };
         self.checker.authority(self.time, who, now, &format!("acknowledges {key}"));

@@ -13,6 +13,7 @@ use collective::proto::message::{Channel, DATAGRAM_BYTES_MAX, Delivery, Hello, M
 use collective::proto::name::NodeName;
 use collective::proto::request::{EventKind, Request, Standing};
 use collective::proto::roster::Version;
+use collective::proto::time::Instant;
 use ring::digest;
 
 use crate::check::{Authority, Checker, Rule};
@@ -21,8 +22,10 @@ use crate::fault::{Active, Fate, Fault, Kind, MS, SECOND};
 use crate::inject::Jobs;
 use crate::mix::{Mix, Purpose};
 use crate::network::{Frame, IDLE_TIMEOUT, Network};
+use crate::run::Options;
 use crate::scenario::{Sabotage, Scenario, Usual};
-use crate::site::{Death, Site};
+use crate::site::{Death, Site, name};
+use crate::trace::{Seen, Trace, seconds};
 use crate::workload::Ledger;
 
 /// How often a link that is down is dialled, and a link that is up looked at.
@@ -165,16 +168,18 @@ pub(crate) struct World {
     pub(crate) churn: bool,
     told: BTreeMap<(usize, usize), (u64, Rc<Facts>)>,
     voters: BTreeMap<Version, Rc<BTreeSet<MemberId>>>,
-    seen_roster: Vec<Option<Version>>,
+    pub(crate) seen_roster: Vec<Option<Version>>,
     seen_incarnation: Vec<(u64, u64)>,
     hash: digest::Context,
     pub(crate) events: u64,
+    /// What is seen of the run, when it is wanted.
+    pub(crate) trace: Option<Trace>,
     /// Lines for people, when they are wanted.
     pub(crate) story: Option<Vec<String>>,
 }
 
 impl World {
-    pub(crate) fn new(scenario: &Scenario, seed: u64, tell: bool) -> Self {
+    pub(crate) fn new(scenario: &Scenario, seed: u64, options: &Options) -> Self {
         let mix = Mix::new(seed);
         let mut sites: Vec<_> = (0..scenario.members).map(|number| Site::new(mix, number)).collect();
         for (site, drift) in sites.iter_mut().zip(&scenario.drift_ppm) {
@@ -215,7 +220,8 @@ impl World {
             seen_incarnation: vec![(0, 0); count],
             hash: digest::Context::new(&digest::SHA256),
             events: 0,
-            story: tell.then(Vec::new),
+            trace: options.trace.then(Trace::default),
+            story: options.story.then(Vec::new),
         };
         for a in 0..count {
             for b in a + 1..count {
@@ -376,6 +382,11 @@ impl World {
                 self.seen_roster[at] = None;
                 self.checker.born(at);
                 self.tell(|| format!("m{at} starts"));
+                let (id, incarnation) = (self.sites[at].me, self.sites[at].disk.incarnation);
+                self.note(Some(at), || Seen::Start {
+                    id: id.map_or_else(String::new, |id| id.to_string()),
+                    incarnation,
+                });
                 self.trace(at, b"boot", &[]);
                 self.perform(at, effects);
                 self.check(at);
@@ -410,6 +421,8 @@ impl World {
         if let Err(error) = self.sites[at].die(survive) {
             self.violate(Rule::NothingLost, format!("the store of m{at} cannot be read: {error:#}"));
         }
+        self.note(Some(at), || Seen::End { how: death.word().to_owned() });
+        self.watch(at);
         if death.is_dark() {
             self.jobs.forget(at);
             self.sites[at].clock.reboot(self.time);
@@ -446,6 +459,8 @@ impl World {
             let voter = site.core.as_ref().and_then(|core| core.roster().by_fingerprint(*peer)).map(|voter| voter.id);
             if let (Some(sent), Some(voter)) = (sent, voter) {
                 self.checker.contact(at, voter, sent);
+                let sent = self.sites[at].clock.when(Instant::from_nanos(sent));
+                self.note(Some(at), || Seen::Granted { voter: voter.to_string(), sent: seconds(sent) });
             }
         }
         let Some(core) = &mut self.sites[at].core else { return };
@@ -528,6 +543,10 @@ impl World {
                     EventKind::ResyncDone => "resync",
                     _ => "other event",
                 });
+                self.note(Some(at), || Seen::Event {
+                    kind: format!("{:?}", event.kind),
+                    message: event.message.clone(),
+                });
                 self.tell(|| format!("m{at} {:?} {}", event.kind, event.message));
             }
             Effect::Rebirth { reason } => {
@@ -535,7 +554,7 @@ impl World {
             }
             Effect::Halt => self.die(at, Death::Stopped),
             Effect::Run { id, job, until } => self.run_job(at, id, job.node, until),
-            Effect::Extend { id, until } => self.jobs.extend(at, id, until),
+            Effect::Extend { id, until } => self.extend_job(at, id, until),
             Effect::Cease { node } => self.cease(at, &node),
             Effect::SwitchIdentity { fingerprint } => {
                 let life = self.sites[at].life;
@@ -591,6 +610,8 @@ impl World {
         self.tell(|| format!("FAULT {kind}"));
         let until = until.map(|until| self.time + (until - at));
         self.active.begin(number, self.time, until, kind.clone());
+        let draw = self.faults[number].number;
+        self.note(None, || Seen::Fault { number: draw, kind: kind.word().to_owned(), what: kind.to_string() });
         match &kind {
             Kind::Crash(at) => self.doom(*at, number, Death::Killed),
             Kind::Power { members, disk } => {
@@ -601,7 +622,10 @@ impl World {
                 self.sites[*at].downs += 1;
                 self.handle(*at, Event::Stop);
             }
-            Kind::Pause(at) | Kind::Freeze(at) => self.sites[*at].pauses += 1,
+            Kind::Pause(at) | Kind::Freeze(at) => {
+                self.sites[*at].pauses += 1;
+                self.note(Some(*at), || Seen::Pause);
+            }
             kind => self.begin_rare(kind, number),
         }
     }
@@ -621,6 +645,8 @@ impl World {
         let Fault { kind, until, at, .. } = self.faults[number].clone();
         self.tell(|| format!("END {kind}"));
         self.active.end(number);
+        let draw = self.faults[number].number;
+        self.note(None, || Seen::Healed { number: draw, what: kind.to_string() });
         match &kind {
             Kind::Crash(at) | Kind::Stop(at) => self.revive(*at),
             Kind::Power { members, disk } => {
@@ -655,6 +681,7 @@ impl World {
         if site.pauses > 0 {
             return;
         }
+        self.note(Some(at), || Seen::Resume);
         for event in self.sites[at].take_inbox() {
             self.handle(at, event);
         }
@@ -835,6 +862,7 @@ impl World {
         self.network.connect(a, b, self.time);
         self.count("link");
         self.tell(|| format!("link m{a} m{b} up"));
+        self.note(Some(a), || Seen::LinkUp { peer: name(b) });
         for (at, peer, hello) in [(a, b, hello_b), (b, a, hello_a)] {
             let (key, address) = (self.sites[peer].fingerprint, self.sites[peer].address);
             self.handle(at, Event::LinkUp { peer: key, address, hello });
@@ -844,6 +872,7 @@ impl World {
     fn lose_end(&mut self, at: usize, peer: usize, reason: &'static str) {
         if self.network.drop_end(at, peer) {
             self.tell(|| format!("link m{at} to m{peer} down: {reason}"));
+            self.note(Some(at), || Seen::LinkDown { peer: name(peer), why: reason.to_owned() });
             let key = self.sites[peer].fingerprint;
             self.handle(at, Event::LinkDown { peer: key, reason: reason.to_owned() });
         }
@@ -978,6 +1007,12 @@ impl World {
 
     /// Checks what must hold at every moment, after a member did something: only then can anything begin.
     fn check(&mut self, at: usize) {
+        self.watch_roster(at);
+        self.look_closely(at);
+        self.watch(at);
+    }
+
+    fn look_closely(&mut self, at: usize) {
         let time = self.time;
         let Some(core) = &self.sites[at].core else { return };
         let version = core.roster().version;

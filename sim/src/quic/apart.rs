@@ -9,7 +9,8 @@ use std::time::Instant;
 use anyhow::Context;
 use serde::Deserialize;
 
-use crate::run::Report;
+use crate::run::{Report, SCHEMA};
+use crate::scenario::units::tell_duration;
 
 /// What a run says of itself, as JSON.
 #[derive(Debug, Deserialize)]
@@ -26,38 +27,54 @@ struct Said {
     coverage: BTreeMap<String, u64>,
 }
 
-/// Runs a scenario, by its name or file, with a seed in a process of its own.
-///
-/// # Errors
-/// When the process cannot be started or says nothing that can be read.
-pub(crate) fn run(scenario: &str, seed: u64, tell: bool) -> anyhow::Result<Report> {
-    let started = Instant::now();
-    let program = std::env::current_exe().context("this program's own file")?;
-    let output = Command::new(program)
-        .args(["run", scenario, "--level", "quic", "--seed", &seed.to_string(), "-o", "json"])
-        .args(tell.then_some("--story"))
-        .stdin(Stdio::null())
-        .output()
-        .context("a run cannot be started")?;
-    let told = String::from_utf8_lossy(&output.stderr);
-    let said: Said = serde_json::from_slice(&output.stdout)
-        .with_context(|| format!("seed {seed} said nothing that can be read; {}", told.lines().last().unwrap_or("")))?;
-    let Said { scenario, seed, hash, exit, violations, faults, virtual_s, converged_after_ms, events, coverage } = said;
-    Ok(Report {
-        scenario,
-        seed,
-        hash,
-        exit,
-        first: None,
-        violations,
-        faults,
-        virtual_s,
-        converged_after_ms,
-        events,
-        coverage: coverage.into_iter().map(|(what, count)| (word(what), count)).collect(),
-        story: told.lines().map(str::to_owned).collect(),
-        took_s: started.elapsed().as_secs_f64(),
-    })
+/// What is run in processes of its own.
+#[derive(Clone, Debug)]
+pub(crate) struct Apart {
+    /// The name or file of a scenario, or an encounter.
+    pub(crate) named: String,
+    /// How long load and faults last, in nanoseconds, if not as the scenario says.
+    pub(crate) window: Option<u64>,
+}
+
+impl Apart {
+    /// Runs it with a seed.
+    ///
+    /// # Errors
+    /// When the process cannot be started or says nothing that can be read.
+    pub(crate) fn run(&self, seed: u64, tell: bool) -> anyhow::Result<Report> {
+        let started = Instant::now();
+        let program = std::env::current_exe().context("this program's own file")?;
+        let window = self.window.map(|window| format!("--window={}", tell_duration(window)));
+        let output = Command::new(program)
+            .args(["run", &self.named, "--level", "quic", "--seed", &seed.to_string(), "-o", "json"])
+            .args(window)
+            .args(tell.then_some("--story"))
+            .stdin(Stdio::null())
+            .output()
+            .context("a run cannot be started")?;
+        let told = String::from_utf8_lossy(&output.stderr);
+        let last = told.lines().last().unwrap_or("it wrote nothing");
+        let said: Said = serde_json::from_slice(&output.stdout)
+            .with_context(|| format!("seed {seed} came to no report: {last}"))?;
+        Ok(Report {
+            schema: SCHEMA,
+            scenario: said.scenario,
+            seed: said.seed,
+            hash: said.hash,
+            exit: said.exit,
+            first: None,
+            violations: said.violations,
+            violated_ms: None,
+            faults: said.faults,
+            virtual_s: said.virtual_s,
+            converged_after_ms: said.converged_after_ms,
+            events: said.events,
+            coverage: said.coverage.into_iter().map(|(what, count)| (word(what), count)).collect(),
+            story: told.lines().map(str::to_owned).collect(),
+            trace: None,
+            took_s: started.elapsed().as_secs_f64(),
+        })
+    }
 }
 
 /// Returns a word of the coverage; there are few, and each is kept once.

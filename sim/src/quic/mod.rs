@@ -29,8 +29,9 @@ use anyhow::bail;
 use crate::check::Rule;
 use crate::fault::MS;
 use crate::mix::{Mix, Purpose};
-use crate::run::Report;
+use crate::run::{Report, SCHEMA};
 use crate::scenario::{self, Scenario};
+use apart::Apart;
 use drive::Director;
 use encounters::Encounter;
 use stage::Stage;
@@ -45,12 +46,9 @@ static PANIC: Mutex<Option<String>> = Mutex::new(None);
 ///
 /// # Errors
 /// When there is no such thing, or it cannot be run at this level.
-pub(crate) fn run(named: &str, seed: u64, tell: bool) -> anyhow::Result<Report> {
-    let encounter = encounters::named(named);
-    let scenario = match encounter {
-        Some(encounter) => Scenario::new(encounter.name, encounter.members),
-        None => at_this_level(&scenario::find(named)?, seed)?,
-    };
+pub(crate) fn run(what: &Apart, seed: u64, tell: bool) -> anyhow::Result<Report> {
+    let encounter = encounters::named(&what.named);
+    let scenario = at_this_level(&find(what)?, seed)?;
     // A thread of its own, whose entropy is the seed's from its first breath.
     let thread = std::thread::Builder::new().name("simulation".into()).spawn(move || {
         let mix = Mix::new(seed);
@@ -63,15 +61,20 @@ pub(crate) fn run(named: &str, seed: u64, tell: bool) -> anyhow::Result<Report> 
     thread.join().map_err(|_| anyhow::anyhow!("the simulation panicked"))?
 }
 
-/// Says what is wrong with a scenario at this level, before it is run.
+/// Finds a scenario for this level.
 ///
 /// # Errors
-/// When there is no such thing.
-pub(crate) fn find(named: &str) -> anyhow::Result<()> {
-    if encounters::named(named).is_none() {
-        at_this_level(&scenario::find(named)?, 0)?;
+/// When there is no such thing, or this level cannot run it.
+pub(crate) fn find(what: &Apart) -> anyhow::Result<Scenario> {
+    let mut scenario = match encounters::named(&what.named) {
+        Some(encounter) => Scenario::new(encounter.name, encounter.members),
+        None => scenario::find(&what.named)?,
+    };
+    if let Some(window) = what.window {
+        scenario.window_ms = window / MS;
     }
-    Ok(())
+    at_this_level(&scenario, 0)?;
+    Ok(scenario)
 }
 
 /// Returns a scenario as this level runs it, with everything that the seed draws written out.
@@ -115,18 +118,21 @@ async fn perform(scenario: &Scenario, encounter: Option<&Encounter>, seed: u64, 
     let time = state.time();
     let violations = &state.checker.violations;
     Ok(Report {
+        schema: SCHEMA,
         scenario: scenario.name.clone(),
         seed,
         hash: state.trace_hash(),
         exit: violations.first().map_or(0, |first| first.rule.exit()),
         first: violations.first().map(|first| first.rule),
         violations: violations.iter().map(ToString::to_string).collect(),
+        violated_ms: violations.first().map(|first| first.at / MS),
         faults: state.faults.iter().map(ToString::to_string).collect(),
         virtual_s: time as f64 / 1e9,
         converged_after_ms: converged.map(|time| time / MS),
         events: state.events,
         coverage: state.coverage.clone(),
         story: state.story.take().unwrap_or_default(),
+        trace: None,
         took_s: 0.0,
     })
 }

@@ -11,8 +11,8 @@ use crate::step::Bound;
 /// The most members that one run simulates at this level.
 const MEMBERS_MAX: usize = 1_000;
 
-/// Reads everything.
-pub(super) fn scenario(top: &mut Table<'_>) -> Result<Scenario, Mistake> {
+/// Reads everything below the top level of a text.
+pub(crate) fn scenario(top: &mut Table<'_>) -> Result<Scenario, Mistake> {
     let name = top.require("name")?.string()?.to_owned();
     let mut scenario = Scenario::new(&name, 5);
     scenario.about = top.require("about")?.string()?.to_owned();

@@ -33,12 +33,14 @@ pub(crate) fn permille(text: &str) -> Option<u64> {
     (permille <= 1_000).then_some(permille)
 }
 
-/// Writes a duration so that [`duration`] reads the same: in the longest unit that leaves it whole, above a
-/// millisecond in decimals of a second.
+/// Writes a duration so that [`duration`] reads the same: in the longest unit that leaves it whole, in decimals of a
+/// second where that would be many digits.
 pub(crate) fn tell_duration(nanos: u64) -> String {
     let whole = UNITS.iter().find(|(_, unit)| nanos >= *unit && nanos.is_multiple_of(*unit));
     match whole {
-        Some((name, unit)) if *unit >= MS || nanos < MS => format!("{}{name}", nanos / unit),
+        Some((name, unit)) if *unit >= SECOND || nanos < SECOND && (*unit >= MS || nanos < MS) => {
+            format!("{}{name}", nanos / unit)
+        }
         Some(_) => {
             let decimals = format!("{:09}", nanos % SECOND);
             format!("{}.{}s", nanos / SECOND, decimals.trim_end_matches('0'))

@@ -398,7 +398,7 @@ impl Collective {
     }
 
     fn on_saved(&mut self, ticket: Ticket) {
-        // Whatever was saved shows that there is room again; no write of ours may be under way to show it.
+        // Whatever save it was: the disk has room again.
         self.writes.disk_trouble = None;
         for after in self.saves.remove(&ticket).unwrap_or_default() {
             match after {
