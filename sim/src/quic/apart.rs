@@ -54,8 +54,8 @@ impl Apart {
             .context("a run cannot be started")?;
         let told = String::from_utf8_lossy(&output.stderr);
         let last = told.lines().last().unwrap_or("it wrote nothing");
-        let said: Said = serde_json::from_slice(&output.stdout)
-            .with_context(|| format!("seed {seed} came to no report: {last}"))?;
+        let said: Said =
+            serde_json::from_slice(&output.stdout).with_context(|| format!("seed {seed} came to no report: {last}"))?;
         Ok(Report {
             schema: SCHEMA,
             scenario: said.scenario,
