@@ -29,7 +29,6 @@ fn a_sweep_tells_the_same_at_any_number_of_jobs() {
     assert_eq!(String::from_utf8_lossy(&alone.stdout), String::from_utf8_lossy(&together.stdout));
 }
 
-/// The hash was taken with an optimised build of the release profile as well: no build may change what happens.
 #[test]
 fn scenarios_of_level_core_hold_for_whole_daemons() {
     for scenario in ["split-minority", "leader-killed", "one-way", "cold-start", "pause", "joiner-dies"] {
