@@ -82,6 +82,7 @@ impl Trio {
                 seed,
                 decoy: Seed::new(seed),
                 actor: Actor::new(me, [1; 8]),
+                intent: Default::default(),
             };
             let (core, effects) = Collective::start(birth, trio.clocks());
             trio.cores.push(core);

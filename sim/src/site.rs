@@ -194,6 +194,7 @@ impl Site {
             seed: mix.bytes(Purpose::Birth, 2),
             decoy: Seed::new(mix.bytes(Purpose::Birth, 3)),
             actor: Actor::new(me, mix.bytes(Purpose::Birth, 4)),
+            intent: Default::default(),
         };
         let mut now = self.clock.now(time);
         if sabotage == Some(Sabotage::NoQuietStart) && self.life > 1 {

@@ -166,6 +166,15 @@ pub(super) enum Command {
         /// What it becomes
         role: RoleArg,
     },
+    /// Show who votes, or change how many shall
+    Voters {
+        /// How many shall vote; 0 is every member that was not invited as nonvoting
+        #[arg(long, value_name = "N")]
+        ideal: Option<usize>,
+        /// How long a voter is dead before another takes its place, such as 10m; 0s is never
+        #[arg(long, value_name = "TIME", value_parser = duration)]
+        replace_after: Option<Duration>,
+    },
     /// Make a member hand its nodes over and take no new ones
     Drain {
         /// Who

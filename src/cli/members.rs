@@ -161,6 +161,16 @@ pub(super) fn role(cx: &mut Context<'_, '_>, name: &str, role: Role) -> Result<u
     cx.change(&Request::SetRole { member: member(name)?, role }, EPOCH_TIMEOUT)
 }
 
+/// Shows who votes, or changes how many shall.
+pub(super) fn voters(
+    cx: &mut Context<'_, '_>,
+    ideal: Option<usize>,
+    replace_after: Option<Duration>,
+) -> Result<u8, Failure> {
+    let replace_after_ms = replace_after.map(|after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
+    cx.change(&Request::Voters { ideal, replace_after_ms }, EPOCH_TIMEOUT)
+}
+
 /// Drains a member, or ends that.
 pub(super) fn drain(cx: &mut Context<'_, '_>, name: &str, drain: bool) -> Result<u8, Failure> {
     cx.change(&Request::Drain { member: member(name)?, drain }, EPOCH_TIMEOUT)

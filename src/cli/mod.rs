@@ -103,6 +103,7 @@ fn command(cx: &mut Context<'_, '_>, command: Command) -> Result<u8, Failure> {
         Command::Wait(args) => watch::wait(cx, &args),
         Command::Check => watch::check(cx),
         Command::Role { member, role } => members::role(cx, &member, role.into()),
+        Command::Voters { ideal, replace_after } => members::voters(cx, ideal, replace_after),
         Command::Drain { member } => members::drain(cx, &member, true),
         Command::Undrain { member } => members::drain(cx, &member, false),
         Command::Attrib(args) => match args.action {

@@ -375,12 +375,25 @@ fn by_member(managers: &Managers, style: Style) -> String {
             None => unmanaged.push(node.node.as_str()),
         }
     }
-    let row = |name: &str, nodes: Vec<&str>| vec![name.to_owned(), nodes.len().to_string(), fold(nodes)];
+    let row = |name: &str, nodes: Vec<&str>| {
+        let count = nodes.len();
+        let folded = fold(nodes);
+        vec![name.to_owned(), count.to_string(), if style.wide { folded } else { shortened(&folded) }]
+    };
     let mut rows: Vec<_> = members.into_iter().map(|(member, nodes)| row(member.as_str(), nodes)).collect();
     if !unmanaged.is_empty() {
         rows.push(row("unmanaged", unmanaged));
     }
     style.table(&["MEMBER", "MANAGES", "NODES"], rows)
+}
+
+/// Cuts a list of nodes that no line holds; `-o wide` and `-o json` have all of it.
+fn shortened(folded: &str) -> String {
+    const LENGTH_MAX: usize = 200;
+    match folded.get(..LENGTH_MAX).and_then(|start| start.rsplit_once(',')) {
+        Some((start, _)) => format!("{start},..."),
+        None => folded.to_owned(),
+    }
 }
 
 fn why(node: &ManagerStatus) -> String {

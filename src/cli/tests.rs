@@ -306,6 +306,23 @@ fn sample_managers() -> Response {
 }
 
 #[test]
+fn a_member_of_very_many_nodes_takes_one_line_that_can_be_read() {
+    let daemon = Daemon::start(|_| {
+        let Response::Managers(mut managers) = sample_managers() else { panic!("a sample") };
+        let one = managers.nodes.remove(0);
+        managers.nodes =
+            (0..500).map(|n| ManagerStatus { node: node(&format!("n{}", 2 * n)), ..one.clone() }).collect();
+        Response::Managers(managers)
+    });
+    let table = daemon.run("collective managers --by-member").out;
+    let line = table.lines().nth(1).expect("a line");
+    assert!(line.starts_with("mgt1    500      n0,n2,n4,") && line.ends_with(",..."), "{line}");
+    assert!(line.len() < 250, "{line}");
+    let wide = daemon.run("collective managers --by-member -o wide").out;
+    assert!(wide.contains(",n998"), "{wide}");
+}
+
+#[test]
 fn managers_are_listed_counted_and_explained() {
     let daemon = Daemon::start(|_| sample_managers());
     assert_eq!(

@@ -149,7 +149,8 @@ fn judge(status: &Status) -> (Verdict, String, String) {
     if status.standing == Standing::Rejoining {
         findings.push((Verdict::Warning, "documents are being resynced".to_owned()));
     }
-    for health in &status.health {
+    // Advice is nothing that somebody must be woken for.
+    for health in status.health.iter().filter(|health| health.severity != "info") {
         let verdict = if health.severity == "critical" { Verdict::Critical } else { Verdict::Warning };
         findings.push((verdict, health.message.clone()));
     }

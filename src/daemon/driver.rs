@@ -20,7 +20,7 @@ use super::state::{self, Arrival, State};
 use crate::config::Config;
 use crate::gossip::{Admission, Gossip, GossipConfig, Heard, PeerTransport};
 use crate::net::{CloseCode, Net, NetEvent};
-use crate::proto::collective::{Birth, Collective, Effect, Event, JobId, JoinId, Peer, RequestId, Ticket};
+use crate::proto::collective::{Birth, Collective, Effect, Event, Intent, JobId, JoinId, Peer, RequestId, Ticket};
 use crate::proto::document::Actor;
 use crate::proto::facts::Facts;
 use crate::proto::identity::{Fingerprint, SessionId};
@@ -159,6 +159,7 @@ impl Life {
             seed: random(machine.as_ref())?,
             decoy: state::decoy(&identity),
             actor: Actor::new(me, random(machine.as_ref())?),
+            intent: Intent { ideal_voters: config.ideal_voters, volunteer: config.volunteer },
         };
         let now = machine.now();
         let (core, effects) = Collective::start(birth, now);

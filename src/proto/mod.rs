@@ -8,6 +8,7 @@
 pub mod attributes;
 pub mod collective;
 pub mod document;
+pub mod elastic;
 pub mod election;
 pub mod epoch;
 pub mod facts;

@@ -115,6 +115,15 @@ pub enum Request {
         /// True to drain, false to end it.
         drain: bool,
     },
+    /// Says how many members shall vote, and who does. Changing it needs quorum.
+    Voters {
+        /// How many there shall be from now on, 0 for everyone.
+        #[serde(default)]
+        ideal: Option<usize>,
+        /// After how many milliseconds a dead voter is replaced from now on, 0 for never.
+        #[serde(default)]
+        replace_after_ms: Option<u64>,
+    },
     /// Reads attributes. Needs quorum, unless `stale`.
     Attributes {
         /// Of which nodes or group.
@@ -351,6 +360,7 @@ impl Request {
             | Self::Init { .. }
             | Self::Gencert { .. } => Needs::Nothing,
             Self::RevokeInvite { .. } => Needs::Nothing,
+            Self::Voters { ideal: None, replace_after_ms: None } => Needs::Nothing,
             Self::Attributes { stale, .. } | Self::ListNodes { stale, .. } | Self::ListGroups { stale, .. } => {
                 if *stale { Needs::Nothing } else { Needs::Quorum }
             }
@@ -367,6 +377,7 @@ impl Request {
             | Self::Delete { .. }
             | Self::SetRole { .. }
             | Self::Drain { .. }
+            | Self::Voters { .. }
             | Self::SetAttributes { .. }
             | Self::DefineNodes { .. }
             | Self::RemoveNodes { .. }
@@ -398,6 +409,7 @@ impl Request {
             Self::Delete { .. } => "delete",
             Self::SetRole { .. } => "set-role",
             Self::Drain { .. } => "drain",
+            Self::Voters { .. } => "voters",
             Self::Attributes { .. } => "attributes",
             Self::SetAttributes { .. } => "set-attributes",
             Self::Conflicts { .. } => "conflicts",

@@ -1,6 +1,7 @@
 //! A store on its own thread: whoever submits a group never waits, and groups that meet share one fsync.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Builder, JoinHandle};
 
@@ -98,7 +99,7 @@ fn serve(store: &mut dyn Store, queue: &Receiver<Group>, report: &mut impl FnMut
 
 /// Commits groups together, or one by one when together fails: a bad one must not take its neighbours with it.
 fn commit(store: &mut dyn Store, records: &[Record], ends: &[(u64, usize)], report: &mut impl FnMut(Report)) {
-    match store.commit(records) {
+    match attempt(store, records) {
         Ok(()) => report(Report::Saved { tickets: ends.iter().map(|(ticket, _)| *ticket).collect() }),
         Err(error) if error.is_fatal() || ends.len() == 1 => {
             ends.iter().for_each(|(ticket, _)| report(Report::Failed { ticket: *ticket, error: error.clone() }));
@@ -111,6 +112,13 @@ fn commit(store: &mut dyn Store, records: &[Record], ends: &[(u64, usize)], repo
             }
         }
     }
+}
+
+/// Commits, and takes a panic for a fatal error: a thread that died would leave everybody waiting for their saves.
+fn attempt(store: &mut dyn Store, records: &[Record]) -> Result<(), StoreError> {
+    catch_unwind(AssertUnwindSafe(|| store.commit(records))).unwrap_or_else(|_| {
+        Err(StoreError::Fatal { path: "the database".into(), reason: "the store's thread panicked".into() })
+    })
 }
 
 #[cfg(test)]
@@ -237,5 +245,30 @@ mod tests {
         assert!(Box::new(rig.thread).stop().is_some());
         let failed = |ticket| Report::Failed { ticket, error: fatal.clone() };
         assert_eq!(rig.reports.try_iter().collect::<Vec<_>>(), [failed(1), failed(2), failed(3)]);
+    }
+
+    #[test]
+    fn a_panic_in_the_store_is_reported_as_fatal() {
+        struct Broken;
+        impl Store for Broken {
+            fn commit(&mut self, _: &[Record]) -> Result<(), StoreError> {
+                panic!("a bug")
+            }
+
+            fn load(&mut self) -> Result<Loaded, StoreError> {
+                Ok(Loaded::default())
+            }
+
+            fn size_bytes(&self) -> u64 {
+                0
+            }
+        }
+        let (report, reports) = channel();
+        let thread = StoreThread::start(Box::new(Broken), move |r| report.send(r).expect("the test listens"));
+        let thread = thread.expect("a thread");
+        thread.submit(7, Vec::new());
+        let Ok(Report::Failed { ticket, error }) = reports.recv() else { panic!("no report") };
+        assert!(ticket == 7 && error.is_fatal(), "{error}");
+        assert!(thread.stop().is_some(), "the thread lives");
     }
 }

@@ -323,3 +323,40 @@ fn five_members_lose_two_and_go_on() {
     sites[2].kill();
     wait_until("two of five do not", PATIENCE, || sites[3].run(&["attrib", "n1", "custom.x=2"]).code == 106);
 }
+
+/// Returns the members that vote, as one sees it.
+fn voters(site: &Site) -> Vec<String> {
+    let report = site.json(&["quorum"]);
+    let voters = report["voters"].as_array().into_iter().flatten();
+    voters.filter_map(|voter| voter["member"].as_str().map(str::to_owned)).collect()
+}
+
+#[test]
+fn so_many_members_vote_as_are_wanted_and_a_dead_one_is_replaced() {
+    let mut sites = ["mgt1", "mgt2", "mgt3", "mgt4", "mgt5"].map(Site::on_loopback);
+    for site in &sites[1..4] {
+        site.join(&sites[0]);
+    }
+    // Invited as nonvoting, it is never given a vote.
+    sites[4].join_with(&sites[0], "-n");
+    wait_until("four vote", PATIENCE, || voters(&sites[0]).len() == 4);
+
+    let said = sites[1].ok(&["voters", "--ideal", "3", "--replace-after", "1s"]);
+    assert!(said.starts_with("3 voters are wanted; a dead one is replaced after 1 s"), "{said}");
+    wait_until("three vote", PATIENCE, || voters(&sites[2]) == ["mgt1", "mgt2", "mgt3"]);
+    let said = sites[3].ok(&["voters"]);
+    assert!(said.contains("mgt4 may be given a vote") && said.contains("mgt5 has no vote"), "{said}");
+    sites[3].shows("Quorum: True\nLeader: mgt1\nActive collective members:\n    mgt2\n    mgt3\n    mgt4 (nonvoting)\n    mgt5 (nonvoting)\n");
+
+    sites[1].kill();
+
+    wait_until("the dead one is replaced", PATIENCE, || voters(&sites[0]) == ["mgt1", "mgt3", "mgt4"]);
+    sites[1].start();
+    wait_until("it is back without a vote", PATIENCE, || {
+        sites[1].run(&["voters"]).stdout.contains("mgt2 may be given a vote")
+    });
+    sites[0].ok(&["voters", "--ideal", "0"]);
+    wait_until("everyone has its vote back but who never had one", PATIENCE, || {
+        voters(&sites[4]) == ["mgt1", "mgt2", "mgt3", "mgt4"]
+    });
+}

@@ -190,6 +190,11 @@ impl Collective {
             let message = format!("two daemons run as {name}, seen at {}", places.join(" and "));
             tell("duplicate-identity", "critical", message, format!("stop one, then: collective invite {name}"));
         }
+        if self.wants_fewer_voters() {
+            let message =
+                format!("{} members vote, and each decision waits for {} of them", votes.expected, votes.needed);
+            tell("many-voters", "info", message, "collective voters --ideal 5".into());
+        }
         if let Some(reason) = &self.writes.disk_trouble {
             tell("store", "critical", format!("the store takes no writes: {reason}"), "df -h".into());
         }

@@ -302,4 +302,6 @@ pub struct Birth {
     pub decoy: Seed,
     /// For this run's document changes.
     pub actor: Actor,
+    /// What the configuration says of voters.
+    pub intent: super::Intent,
 }

@@ -24,6 +24,7 @@ mod runs;
 mod settle;
 #[cfg(test)]
 mod tests;
+mod voters;
 mod writes;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -53,6 +54,8 @@ pub use event::{Birth, Effect, Event, Job, JobId, JoinId, Peer, RequestId, Ticke
 use links::Link;
 use managers::Managers;
 use runs::Runs;
+pub use voters::Intent;
+use voters::Voters;
 use writes::Writes;
 
 /// Events kept for `collective events`.
@@ -135,6 +138,7 @@ pub struct Collective {
     managers: Managers,
     runs: Runs,
     imports: imports::Imports,
+    voter_set: Voters,
     invites: Invites,
     /// The invitations as they were last given to the store.
     saved_invites: BTreeMap<InviteId, Invite>,
@@ -211,6 +215,7 @@ impl Collective {
             managers: Managers::default(),
             runs: Runs::default(),
             imports: imports::Imports::new(),
+            voter_set: Voters::new(birth.intent),
             saved_invites: invites.iter().map(|invite| (invite.id, invite.clone())).collect(),
             invites: Invites::restore(birth.decoy, invites),
             joins: BTreeMap::new(),

@@ -47,6 +47,9 @@ impl Collective {
                 self.plan_move(nodes, to).map(|plan| Plan { dry_run: *dry_run, ..plan })
             }
             Request::Drain { member, drain } => self.plan_drain(member, *drain),
+            Request::Voters { ideal, replace_after_ms } if ideal.is_some() || replace_after_ms.is_some() => {
+                Ok(self.plan_voters(*ideal, *replace_after_ms))
+            }
             _ => return None,
         })
     }

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use super::changes::Origin;
 use super::refusals::{refuse_change, refuse_range};
-use super::writes::done;
+use super::writes::{Then, done};
 use super::{Collective, Deferred, RequestId};
 use crate::proto::identity::{Fingerprint, MemberId};
 use crate::proto::invite::InviteTerms;
 use crate::proto::name::MemberName;
 use crate::proto::noderange;
-use crate::proto::request::{Done, ErrorCode, Needs, Nodes, Refusal, Request, Response, Standing};
+use crate::proto::request::{Done, ErrorCode, Needs, Nodes, Refusal, Request, Response, Standing, Wait};
 use crate::proto::roster::{Change, Role, RosterError};
 use crate::proto::schema;
 
@@ -115,6 +115,7 @@ impl Collective {
                 let nodes = self.nodes_of(expression)?;
                 Response::Nodes(Nodes { schema: Default::default(), folded: super::lookups::fold(&nodes), nodes })
             }
+            Request::Voters { .. } => self.voters_report(),
             Request::ListGroups { .. } => Response::Groups(self.groups()),
             Request::Managers { nodes, why } => Response::Managers(self.managers_of(nodes.as_deref(), *why)?),
             Request::Events { after, kinds, limit } => Response::Events(self.events(*after, kinds, *limit)),
@@ -187,6 +188,10 @@ impl Collective {
         let change = Change::SetRole { id: member, role };
         match self.roster.next(&change, self.wall()) {
             Ok(_) => {
+                // What an administrator says of a vote is not for the elastic set to change.
+                if let Some(put) = self.off_the_bench(member) {
+                    drop(self.write(vec![put], Wait::Majority, self.roster.timing.lease(), Then::Nothing));
+                }
                 self.want_change(change, Origin::Request(id, format!("{name} is {role} now")));
                 Ok(None)
             }

@@ -118,6 +118,7 @@ impl Collective {
         self.cease_all();
         self.holder.release_all(self.now.boot);
         self.fail_writes();
+        self.forget_told_intent();
     }
 
     /// The leader is the lowest-named live voter in a quorate view; nothing depends on it for safety.
@@ -147,11 +148,12 @@ impl Collective {
             || matches!(self.state_of(id), Some(Liveness::Alive))
     }
 
-    /// The leader gives learners their vote (R3), and each member finishes its own key rotation.
+    /// The leader gives and takes votes, and each member finishes its own key rotation.
     fn settle_housekeeping(&mut self) {
         if self.standing != Standing::Seated || self.is_changing() || self.stopping.is_some() {
             return;
         }
+        self.tell_intent();
         if let Some(me) = self.roster.member(self.me)
             && me.fingerprints.len() > 1
         {
@@ -167,15 +169,12 @@ impl Collective {
         if self.leader != self.name {
             return;
         }
-        if let Some(id) = self.roster.members().into_iter().map(|member| member.id).find(|id| self.is_ready(*id)) {
-            self.want_change(Change::Promote { id }, Origin::Housekeeping);
-            self.settle_changes();
-        }
+        self.settle_voters();
     }
 
     /// R3: returns whether a learner is fully resynced and holds grants, by its own word, and for so long that it may
     /// grant in turn: a voter in its quiet start (R6) would take quorum away from a collective of two.
-    fn is_ready(&self, id: MemberId) -> bool {
+    pub(super) fn is_ready(&self, id: MemberId) -> bool {
         self.roster.member(id).is_some_and(|member| member.learner)
             && self.voter.session(id, self.now.boot).is_some()
             && self.ready_at(id).is_some_and(|at| at <= self.now.boot)
@@ -191,7 +190,7 @@ impl Collective {
             return None;
         }
         let learners = self.roster.members().into_iter().filter(|member| member.learner);
-        learners.filter_map(|member| self.ready_at(member.id)).min()
+        learners.filter_map(|member| self.ready_at(member.id)).min().map(|at| at.max(self.voters_looked_at_again()))
     }
 
     fn settle_leases(&mut self) {

@@ -48,6 +48,7 @@ impl Lone {
             seed: [1; 32],
             decoy: Seed::new([1; 32]),
             actor: Actor::new(me, [1; 8]),
+            intent: Default::default(),
         };
         let (core, effects) = Collective::start(birth, Now { boot: now, wall: WallTime(1_000_000) });
         let mut lone = Self { core, now, saves: VecDeque::new(), replies: Vec::new() };

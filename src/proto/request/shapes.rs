@@ -188,7 +188,7 @@ pub struct MemberStatus {
 pub struct Health {
     /// A stable word, such as `member-down`.
     pub code: String,
-    /// `warning` or `critical`.
+    /// `info`, `warning` or `critical`.
     pub severity: String,
     /// What it is.
     pub message: String,
