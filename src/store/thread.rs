@@ -269,6 +269,6 @@ mod tests {
         thread.submit(7, Vec::new());
         let Ok(Report::Failed { ticket, error }) = reports.recv() else { panic!("no report") };
         assert!(ticket == 7 && error.is_fatal(), "{error}");
-        assert!(thread.stop().is_some(), "the thread lives");
+        assert!(Box::new(thread).stop().is_some(), "the thread lives");
     }
 }
