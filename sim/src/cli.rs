@@ -9,11 +9,12 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use crate::audit::audit;
 use crate::case::{CODE, Case, difference, trace_of};
+use crate::quic::apart::Apart;
 use crate::run::{Options, Report, run, run_with};
 use crate::scenario::{self, Scenario, units};
 use crate::shrink::shrink;
 use crate::sweep::{Sweep, run_all, sweep};
-use crate::{fault, html, model, planted, report, selftest, trace};
+use crate::{fault, html, model, planted, quic, report, selftest, trace};
 
 /// The exit code of something that did not come to pass.
 const NOT_SEEN: u8 = 4;
@@ -38,6 +39,9 @@ enum Command {
         seed: u64,
         #[arg(short, long, value_enum, default_value_t)]
         output: Output,
+        /// How much of what ships is run
+        #[arg(long, value_enum, default_value_t)]
+        level: Level,
         /// Stop that long after load and faults begin, such as 300s
         #[arg(long, value_parser = duration)]
         until: Option<u64>,
@@ -55,6 +59,9 @@ enum Command {
         /// How many run at the same time
         #[arg(short, long, default_value_t = 1)]
         jobs: usize,
+        /// How much of what ships is run
+        #[arg(long, value_enum, default_value_t)]
+        level: Level,
         /// How long it may take, such as 10m
         #[arg(long, value_parser = duration)]
         budget: Option<u64>,
@@ -78,6 +85,9 @@ enum Command {
         /// The seed, for a scenario
         #[arg(long)]
         seed: Option<u64>,
+        /// How much of what ships is run, for a scenario
+        #[arg(long, value_enum, default_value_t)]
+        level: Level,
         /// Tell where another case or trace goes a different way
         #[arg(long, value_name = "CASE|TRACE")]
         diff: Option<PathBuf>,
@@ -155,6 +165,11 @@ struct Which {
 }
 
 impl Which {
+    /// Returns it as level `quic` takes it.
+    fn named(&self) -> Apart {
+        Apart { named: self.scenario.clone(), window: self.window }
+    }
+
     fn find(&self) -> anyhow::Result<Scenario> {
         let mut scenario = scenario::find(&self.scenario)?;
         if let Some(window) = self.window {
@@ -162,6 +177,16 @@ impl Which {
         }
         Ok(scenario)
     }
+}
+
+/// How much of what ships is run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Level {
+    /// The decisions and documents
+    #[default]
+    Core,
+    /// Whole daemons over simulated UDP
+    Quic,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -206,6 +231,7 @@ pub(crate) fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
         if let Some(place) = panic.location() {
             eprintln!("panic at {}:{}", place.file(), place.line());
+            quic::note_panic(format!("panic at {}:{}", place.file(), place.line()));
         }
     }));
     match carry_out(args.command) {
@@ -219,7 +245,16 @@ pub(crate) fn main() -> ExitCode {
 
 fn carry_out(command: Command) -> anyhow::Result<u8> {
     match command {
-        Command::Run { which, seed, output, until, story } => {
+        Command::Run { which, seed, output, level: Level::Quic, until, story } => {
+            if matches!(output, Output::Jsonl | Output::Html) || until.is_some() {
+                bail!("level quic tells text and JSON, and runs to the end");
+            }
+            let report = quic::run(&which.named(), seed, story)?;
+            report.story.iter().for_each(|line| eprintln!("{line}"));
+            show(&report, output)?;
+            Ok(report.exit)
+        }
+        Command::Run { which, seed, output, level: Level::Core, until, story } => {
             let is_traced = matches!(output, Output::Jsonl | Output::Html);
             let options = Options { story, trace: is_traced, until_ms: until.map(|until| until / fault::MS) };
             let report = run_with(&which.find()?, seed, &options);
@@ -227,13 +262,25 @@ fn carry_out(command: Command) -> anyhow::Result<u8> {
             show(&report, output)?;
             Ok(report.exit)
         }
-        Command::Sweep { which, seeds, jobs, budget, keep_going, out, no_shrink, output } => {
+        Command::Sweep { which, seeds, jobs, level, budget, keep_going, out, no_shrink, output } => {
             let budget = budget.map(Duration::from_nanos);
-            let how = Sweep { seeds, jobs: jobs.max(1), keep_going, budget, out, shrinks: !no_shrink };
-            sweep(&which.find()?, &how, output == Plain::Json)
+            let (scenario, apart) = match level {
+                Level::Core => (which.find()?, None),
+                Level::Quic => (quic::find(&which.named())?, Some(which.named())),
+            };
+            let how = Sweep { seeds, jobs: jobs.max(1), keep_going, budget, out, shrinks: !no_shrink, apart };
+            sweep(&scenario, &how, output == Plain::Json)
         }
-        Command::Replay { case, seed, diff } => match seed {
-            Some(seed) => replay_twice(&scenario::find(&case)?, seed),
+        Command::Replay { case, seed, level, diff } => match seed {
+            Some(seed) if level == Level::Quic => {
+                let named = Apart { named: case, window: None };
+                quic::find(&named)?;
+                compare(seed, &named.run(seed, true)?, &named.run(seed, true)?)
+            }
+            Some(seed) => {
+                let scenario = scenario::find(&case)?;
+                compare(seed, &run(&scenario, seed, true), &run(&scenario, seed, true))
+            }
             None => replay(Path::new(&case), diff.as_deref()),
         },
         Command::Shrink { case, seed, budget, out } => shrink_one(&case, seed, budget, out.as_deref()),
@@ -248,6 +295,10 @@ fn carry_out(command: Command) -> anyhow::Result<u8> {
         Command::List => {
             for (scenario, _) in scenario::all()? {
                 println!("{:20} {}", scenario.name, scenario.about);
+            }
+            println!("\nat level quic only:");
+            for encounter in quic::encounters::ALL {
+                println!("{:20} {}", encounter.name, encounter.about);
             }
             Ok(0)
         }
@@ -275,9 +326,8 @@ fn show(report: &Report, output: Output) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs one seed twice and compares everything that happened.
-fn replay_twice(scenario: &Scenario, seed: u64) -> anyhow::Result<u8> {
-    let (first, second) = (run(scenario, seed, true), run(scenario, seed, true));
+/// Compares everything that happened in two runs of one seed.
+fn compare(seed: u64, first: &Report, second: &Report) -> anyhow::Result<u8> {
     if first.hash == second.hash {
         println!("seed {seed}: {} events twice, trace {}", first.events, first.hash);
         return Ok(first.exit);
@@ -380,7 +430,7 @@ fn check(path: &Path) -> anyhow::Result<u8> {
 }
 
 fn coverage(scenario: &Scenario, seeds: (u64, u64), jobs: usize) -> anyhow::Result<u8> {
-    let how = Sweep { seeds, jobs, keep_going: true, budget: None, out: None, shrinks: false };
+    let how = Sweep { seeds, jobs, keep_going: true, budget: None, out: None, shrinks: false, apart: None };
     let reports = run_all(scenario, &how)?;
     let seen = report::coverage(reports.values());
     let kinds = scenario.random.as_ref().map(|random| random.kinds.clone());

@@ -16,7 +16,7 @@ use crate::workload::Op;
 use crate::world::World;
 
 /// What a report is called in JSON; the number changes with its fields.
-const SCHEMA: &str = "collective.sim.report/1";
+pub(crate) const SCHEMA: &str = "collective.sim.report/1";
 
 /// What is wanted of a run besides its report.
 #[derive(Clone, Copy, Debug, Default)]
@@ -33,7 +33,7 @@ pub(crate) struct Options {
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Report {
     /// [`SCHEMA`].
-    schema: &'static str,
+    pub(crate) schema: &'static str,
     pub(crate) scenario: String,
     pub(crate) seed: u64,
     /// SHA-256 over everything that happened, in hexadecimal.

@@ -11,6 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::case::Case;
+use crate::quic::apart::Apart;
 use crate::report;
 use crate::run::{Report, run};
 use crate::scenario::Scenario;
@@ -38,6 +39,8 @@ pub(crate) struct Sweep {
     pub(crate) out: Option<PathBuf>,
     /// Whether the first failure is shrunk.
     pub(crate) shrinks: bool,
+    /// How a seed is run at level `quic`: in a process of its own. Cases are kept and shrunk at level `core` only.
+    pub(crate) apart: Option<Apart>,
 }
 
 /// What came of a sweep.
@@ -59,6 +62,7 @@ pub(crate) fn run_all(scenario: &Scenario, sweep: &Sweep) -> anyhow::Result<BTre
     let stop = AtomicBool::new(false);
     let until = sweep.budget.map(|budget| Instant::now() + budget);
     let reports = Mutex::new(BTreeMap::new());
+    let broken = Mutex::new(None);
     // Drawn on stderr, and only where that is a terminal.
     let bar = ProgressBar::new(to - from);
     if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos} of {len} seeds, {msg}{eta} left") {
@@ -72,7 +76,19 @@ pub(crate) fn run_all(scenario: &Scenario, sweep: &Sweep) -> anyhow::Result<BTre
                     if seed >= to {
                         break;
                     }
-                    let report = run(scenario, seed, false);
+                    let report = match &sweep.apart {
+                        None => run(scenario, seed, false),
+                        Some(apart) => match apart.run(seed, false) {
+                            Ok(report) => report,
+                            Err(error) => {
+                                stop.store(true, Ordering::Relaxed);
+                                if let Ok(mut broken) = broken.lock() {
+                                    broken.get_or_insert(error);
+                                }
+                                break;
+                            }
+                        },
+                    };
                     if report.exit != 0 {
                         stop.fetch_or(!sweep.keep_going, Ordering::Relaxed);
                         bar.suspend(|| eprintln!("seed {seed}: {}", report.violations.join("\n  ")));
@@ -87,6 +103,9 @@ pub(crate) fn run_all(scenario: &Scenario, sweep: &Sweep) -> anyhow::Result<BTre
         }
     });
     bar.finish_and_clear();
+    if let Some(error) = broken.into_inner().ok().flatten() {
+        return Err(error);
+    }
     reports.into_inner().ok().context("a run panicked outside the core")
 }
 
@@ -116,7 +135,7 @@ pub(crate) fn sweep(scenario: &Scenario, sweep: &Sweep, json: bool) -> anyhow::R
         }
         report::print_coverage(&coverage);
     }
-    for report in failed.iter().filter(|_| sweep.out.is_some()) {
+    for report in failed.iter().filter(|_| sweep.out.is_some() && sweep.apart.is_none()) {
         keep(scenario, report, sweep)?;
     }
     if let Some(first) = failed.first() {
@@ -140,6 +159,9 @@ fn keep(scenario: &Scenario, report: &Report, sweep: &Sweep) -> anyhow::Result<(
 /// Shrinks the first failure, and returns the words and the command that show it again.
 fn again(scenario: &Scenario, first: &Report, sweep: &Sweep) -> anyhow::Result<String> {
     let seed = first.seed;
+    if let Some(apart) = &sweep.apart {
+        return Ok(format!("again: collective-sim run {} --seed {seed} --level quic --story", apart.named));
+    }
     let plain = format!("again: collective-sim run {} --seed {seed} --story", scenario.name);
     let Some(rule) = first.first.filter(|_| sweep.shrinks) else { return Ok(plain) };
     let shrunk = shrink(scenario, seed, rule, SHRINK_FOR);

@@ -268,14 +268,23 @@ impl Collective {
         if self.planted.has(Bug::ActingIsCached) {
             return self.managers.is_acting(node);
         }
-        self.removed.is_none()
-            && self.managers.is_acting(node)
-            && self.holder.acts_until(&self.roster, node).is_some_and(|until| until > now)
+        self.acts_until(node).is_some_and(|until| until > now)
+    }
+
+    /// Returns until when this member acts for that node, unless something happens before; that may be over already.
+    pub fn acts_until(&self, node: &NodeName) -> Option<Instant> {
+        let may_act = self.removed.is_none() && self.managers.is_acting(node);
+        self.holder.acts_until(&self.roster, node).filter(|_| may_act)
     }
 
     /// Returns whether this member holds quorum at that very moment.
     pub fn is_quorate(&self, now: Instant) -> bool {
         self.removed.is_none() && self.holder.quorum(&self.roster, now).is_held()
+    }
+
+    /// Returns until when this member holds quorum, unless something happens before; that may be over already.
+    pub fn quorum_until(&self) -> Option<Instant> {
+        self.holder.quorum_until(&self.roster).filter(|_| self.removed.is_none())
     }
 
     /// Returns how far this session has come.
