@@ -6,9 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use collective::proto::identity::{MemberId, RosterHash};
+use collective::proto::identity::{InviteId, MemberId, RosterHash};
 use collective::proto::quorum::majority;
 use collective::proto::roster::{Timing, Version};
+
+use crate::trace::{Line, Seen, seconds};
 
 /// What was violated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,6 +23,8 @@ pub(crate) enum Rule {
     NothingLost,
     /// I5: no authority later than T(1-m) after the last majority contact.
     LockDown,
+    /// I6: an invitation lets one in, and who was removed never acts again.
+    Once,
     /// A refused write never appears.
     RefusedStaysOut,
     /// An incarnation is durable before it is told, and none is used twice.
@@ -36,6 +40,38 @@ pub(crate) enum Rule {
 }
 
 impl Rule {
+    /// Every rule.
+    pub(crate) const ALL: [Self; 11] = [
+        Self::OneManager,
+        Self::OneRoster,
+        Self::NothingLost,
+        Self::LockDown,
+        Self::Once,
+        Self::RefusedStaysOut,
+        Self::Incarnation,
+        Self::BoundedTime,
+        Self::Convergence,
+        Self::Answered,
+        Self::NoPanic,
+    ];
+
+    /// Returns the word by which scenarios and cases name it.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::OneManager => "one-manager",
+            Self::OneRoster => "one-roster",
+            Self::NothingLost => "nothing-lost",
+            Self::LockDown => "lock-down",
+            Self::Once => "once",
+            Self::RefusedStaysOut => "refused-stays-out",
+            Self::Incarnation => "incarnation",
+            Self::BoundedTime => "bounded-time",
+            Self::Convergence => "convergence",
+            Self::Answered => "answered",
+            Self::NoPanic => "no-panic",
+        }
+    }
+
     /// Returns the exit code that tells this violation.
     pub(crate) const fn exit(self) -> u8 {
         match self {
@@ -43,6 +79,7 @@ impl Rule {
             | Self::OneRoster
             | Self::NothingLost
             | Self::LockDown
+            | Self::Once
             | Self::RefusedStaysOut
             | Self::Incarnation => 2,
             Self::BoundedTime => 3,
@@ -59,6 +96,7 @@ impl fmt::Display for Rule {
             Self::OneRoster => "I2 one roster",
             Self::NothingLost => "I3 nothing lost",
             Self::LockDown => "I5 lock-down",
+            Self::Once => "I6 once",
             Self::RefusedStaysOut => "refused stays out",
             Self::Incarnation => "incarnation",
             Self::BoundedTime => "bounded time",
@@ -78,6 +116,14 @@ pub(crate) struct Violation {
     pub(crate) what: String,
 }
 
+impl Violation {
+    /// Returns it as a line of a trace.
+    pub(crate) fn line(&self) -> Line {
+        let seen = Seen::Violation { rule: self.rule.word().to_owned(), what: self.what.clone() };
+        Line { t: seconds(self.at), member: None, seen }
+    }
+}
+
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:9.3}s VIOLATION {}: {}", self.at as f64 / 1e9, self.rule, self.what)
@@ -92,6 +138,14 @@ pub(crate) struct Checker {
     /// For each member and run: when the requests were sent, on its own clock, that each voter granted last.
     contacts: BTreeMap<usize, BTreeMap<MemberId, u64>>,
     incarnations: BTreeMap<usize, u64>,
+    /// The last token by which each node was managed, and whose it was.
+    tokens: BTreeMap<String, ([u64; 3], usize)>,
+    /// Whom each invitation let in.
+    consumed: BTreeMap<InviteId, MemberId>,
+    /// The newest roster in force anywhere, and who is on it.
+    newest: Option<(Version, BTreeSet<MemberId>)>,
+    /// When each member was removed, at the latest.
+    removed: BTreeMap<MemberId, u64>,
 }
 
 /// The violations that are kept; the first one is what matters.
@@ -112,11 +166,51 @@ impl Checker {
         }
     }
 
+    /// I1: a member begins to act for a node, by this fencing token. Tokens rise from one manager to the next.
+    pub(crate) fn token(&mut self, at: u64, node: &str, member: usize, token: [u64; 3]) {
+        let last = self.tokens.get(node).copied();
+        let is_stale = last.is_some_and(|(last, by)| token < last || (token == last && by != member));
+        if let Some((last, by)) = last.filter(|_| is_stale) {
+            let what = format!("member {member} acts for {node} by token {token:?}, after member {by} by {last:?}");
+            self.violate(at, Rule::OneManager, what);
+        }
+        self.tokens.insert(node.to_owned(), (token, member));
+    }
+
     /// I2: a member has this roster in force.
     pub(crate) fn roster(&mut self, at: u64, member: usize, version: Version, hash: RosterHash) {
         let first = *self.rosters.entry(version).or_insert(hash);
         if first != hash {
             self.violate(at, Rule::OneRoster, format!("member {member} has another roster {version} than others"));
+        }
+    }
+
+    /// I6: an invitation let a member in.
+    pub(crate) fn consumed(&mut self, at: u64, invite: InviteId, member: MemberId) {
+        let first = *self.consumed.entry(invite).or_insert(member);
+        if first != member {
+            self.violate(at, Rule::Once, format!("invitation {invite} let two members in"));
+        }
+    }
+
+    /// I6: these are on a roster that is in force.
+    pub(crate) fn members(&mut self, at: u64, version: Version, ids: BTreeSet<MemberId>) {
+        if let Some((newest, before)) = &self.newest {
+            if version <= *newest {
+                return;
+            }
+            for gone in before.difference(&ids) {
+                self.removed.entry(*gone).or_insert(at);
+            }
+        }
+        self.newest = Some((version, ids));
+    }
+
+    /// I6: a member acts right now; who was removed may only use up the lease it had.
+    pub(crate) fn acts_as(&mut self, at: u64, member: usize, id: MemberId, timing: Timing) {
+        let lease = timing.quiet().as_nanos() as u64;
+        if self.removed.get(&id).is_some_and(|since| at > since + lease) {
+            self.violate(at, Rule::Once, format!("member {member} was removed, and acts a lease later"));
         }
     }
 
@@ -204,6 +298,12 @@ pub(crate) struct Final {
     pub(crate) seated: bool,
 }
 
+/// Reads a fencing token: generation, epoch, term.
+pub(crate) fn token_of(text: &str) -> Option<[u64; 3]> {
+    let parts: Vec<_> = text.split('.').filter_map(|part| part.parse().ok()).collect();
+    parts.try_into().ok()
+}
+
 /// I4: says why these members have not converged; nothing when they have. `nodes` are those with a live candidate, and
 /// who acts for each.
 pub(crate) fn unconverged(members: &[Final], nodes: &[(String, Vec<usize>)]) -> Option<String> {
@@ -245,6 +345,20 @@ mod tests {
         assert!(checker.violations.is_empty());
         checker.acting(2, "n1", &[0, 2]);
         assert_eq!(rules(&checker), [Rule::OneManager]);
+    }
+
+    #[test]
+    fn a_token_that_does_not_rise_is_seen() {
+        let mut checker = Checker::default();
+        checker.token(1, "n1", 0, [0, 3, 7]);
+        checker.token(2, "n1", 0, [0, 3, 7]);
+        checker.token(3, "n1", 1, [0, 4, 1]);
+        checker.token(3, "n2", 1, [0, 1, 1]);
+        assert!(checker.violations.is_empty());
+        checker.token(4, "n1", 0, [0, 4, 1]);
+        assert_eq!(rules(&checker), [Rule::OneManager]);
+        checker.token(5, "n1", 0, [0, 3, 9]);
+        assert_eq!(checker.violations.len(), 2);
     }
 
     #[test]
@@ -310,6 +424,30 @@ mod tests {
         assert_eq!(checker.violations.len(), 1, "not durable");
         checker.incarnation(4, 0, 4, 4, true);
         assert_eq!(checker.violations.len(), 2, "the run before had it");
+    }
+
+    #[test]
+    fn an_invitation_that_lets_two_in_is_seen() {
+        let mut checker = Checker::default();
+        checker.consumed(1, InviteId([7; 8]), MemberId([1; 16]));
+        checker.consumed(2, InviteId([7; 8]), MemberId([1; 16]));
+        assert!(checker.violations.is_empty(), "a spent token brings its welcome again");
+        checker.consumed(3, InviteId([7; 8]), MemberId([2; 16]));
+        assert_eq!(rules(&checker), [Rule::Once]);
+    }
+
+    #[test]
+    fn a_removed_member_that_goes_on_acting_is_seen() {
+        let mut checker = Checker::default();
+        checker.members(1, VERSION, voters(0..3));
+        checker.members(2, VERSION.next(), voters(0..2));
+        let gone = MemberId([2; 16]);
+        let lease = Timing::LAN.quiet().as_nanos() as u64;
+        checker.acts_as(2 + lease, 2, gone, Timing::LAN);
+        checker.acts_as(3 + lease, 1, MemberId([1; 16]), Timing::LAN);
+        assert!(checker.violations.is_empty());
+        checker.acts_as(3 + lease, 2, gone, Timing::LAN);
+        assert_eq!(rules(&checker), [Rule::Once]);
     }
 
     #[test]

@@ -50,6 +50,11 @@ impl Clock {
         self.offset += 5_000_000_000 - self.nanos(time);
     }
 
+    /// Sets the wall clock ahead or back.
+    pub(crate) const fn set_wall(&mut self, by_ms: i64) {
+        self.wall_skew_ms += by_ms;
+    }
+
     /// Stops the clock from `since` until `now`, as a frozen virtual machine's. Breaks what the leases assume.
     pub(crate) fn freeze(&mut self, since: u64, now: u64) {
         self.offset -= self.nanos(now) - self.nanos(since);

@@ -15,10 +15,16 @@ pub(crate) struct Disk {
     queue: VecDeque<Save>,
     /// How many of them the fsync under way will make durable; none when the disk is idle.
     syncing: usize,
+    /// How many of those that wait were told to have no room.
+    refused: usize,
     /// Counts fsyncs, so that each has its own delay.
     pub(crate) syncs: u64,
     /// The highest incarnation that is durable.
     pub(crate) incarnation: u64,
+    /// Everything that was ever stored, with its time, when a backup may be wanted.
+    history: Option<Vec<(u64, Vec<store::Record>)>>,
+    /// The true time, for the history.
+    pub(crate) time: u64,
 }
 
 #[derive(Debug)]
@@ -28,12 +34,49 @@ struct Save {
 }
 
 impl Disk {
+    /// Remembers from now on what was stored when.
+    pub(crate) fn keep_history(&mut self) {
+        self.history = Some(Vec::new());
+    }
+
+    /// Returns a new disk in its place, which keeps history if this one did.
+    pub(crate) fn emptied(&self) -> Self {
+        Self { history: self.history.as_ref().map(|_| Vec::new()), time: self.time, ..Self::default() }
+    }
+
+    /// Returns a copy of the disk, of what is durable.
+    pub(crate) fn copied(&self) -> Self {
+        Self::replayed(self.history.iter().flatten().cloned())
+    }
+
+    fn replayed(history: impl Iterator<Item = (u64, Vec<store::Record>)>) -> Self {
+        let mut disk = Self { history: Some(Vec::new()), ..Self::default() };
+        for (time, records) in history {
+            disk.time = time;
+            disk.commit(&records);
+        }
+        disk
+    }
+
+    /// Makes the disk what it was at an earlier time; as it first was when it is younger than that.
+    pub(crate) fn roll_back(&mut self, to: u64) {
+        let history = std::mem::take(&mut self.history).unwrap_or_default();
+        // A disk without an enrolment is none of a member: the first save is its birth.
+        let kept = history.iter().take_while(|(time, _)| *time <= to).count().max(1);
+        let mut earlier = Self::replayed(history.into_iter().take(kept));
+        (earlier.time, earlier.syncs) = (self.time, self.syncs);
+        *self = earlier;
+    }
+
     /// Stores records at once, as a start does before anybody is told.
     pub(crate) fn commit(&mut self, records: &[store::Record]) {
         for record in records {
             if let store::Record::Incarnation(incarnation) = record {
                 self.incarnation = *incarnation;
             }
+        }
+        if let Some(history) = &mut self.history {
+            history.push((self.time, records.to_vec()));
         }
         self.store.commit(records).expect("records of the core fit the store's format");
     }
@@ -56,6 +99,7 @@ impl Disk {
 
     /// Ends the fsync under way; returns what is durable now.
     pub(crate) fn complete(&mut self) -> Vec<Ticket> {
+        self.refused = self.refused.saturating_sub(self.syncing);
         (0..std::mem::take(&mut self.syncing)).filter_map(|_| self.complete_one()).collect()
     }
 
@@ -63,6 +107,13 @@ impl Disk {
         let save = self.queue.pop_front()?;
         self.commit(&save.records);
         Some(save.ticket)
+    }
+
+    /// Ends the fsync under way without having stored anything; returns the saves that had no room for the first time.
+    pub(crate) fn refuse(&mut self) -> Vec<Ticket> {
+        self.syncing = 0;
+        let told = std::mem::replace(&mut self.refused, self.queue.len());
+        self.queue.iter().skip(told).map(|save| save.ticket).collect()
     }
 
     /// How many saves are on their way.
@@ -77,7 +128,7 @@ impl Disk {
             self.complete_one();
         }
         self.queue.clear();
-        self.syncing = 0;
+        (self.syncing, self.refused) = (0, 0);
     }
 
     /// Reads everything that is durable, exactly as the daemon does.

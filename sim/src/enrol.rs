@@ -15,6 +15,7 @@ use crate::check::Rule;
 use crate::fault::{MS, SECOND};
 use crate::mix::Purpose;
 use crate::site::Death;
+use crate::trace::Seen;
 use crate::workload::Op;
 use crate::world::World;
 
@@ -27,14 +28,16 @@ const CUT: &str = "the way is cut";
 #[derive(Debug)]
 pub(crate) struct Enrolment {
     pub(crate) id: JoinId,
-    joiner: usize,
-    via: usize,
+    pub(crate) joiner: usize,
+    pub(crate) via: usize,
     /// The key it comes with: a fresh one for every enrolment.
     key: Fingerprint,
     token: Option<Token>,
     since: u64,
     /// Whether the joiner dies as soon as it was let in.
     dies: bool,
+    /// Whether it has proved that it was invited.
+    pub(crate) is_proved: bool,
     /// What came of it.
     pub(crate) outcome: Option<Result<MemberId, String>>,
 }
@@ -71,7 +74,17 @@ impl World {
         let id = number as JoinId + 1;
         let key = Fingerprint(self.mix.bytes(Purpose::Identity, 10_000 + id));
         let since = self.time;
-        self.enrolments.push(Enrolment { id, joiner, via, key, token: None, since, dies, outcome: None });
+        self.enrolments.push(Enrolment {
+            id,
+            joiner,
+            via,
+            key,
+            token: None,
+            since,
+            dies,
+            is_proved: false,
+            outcome: None,
+        });
         let name = self.sites[joiner].name.clone();
         let invite = Request::Invite { name, role: Role::Voter, ttl_ms: TTL_MS, uses: 1 };
         self.ask(via, Op::Invite { enrolment: number }, invite);
@@ -107,6 +120,7 @@ impl World {
             return;
         }
         let exporter = self.mix.bytes(Purpose::Exporter, id);
+        self.disturb(number, &step);
         match step {
             Step::Hello(bytes) => {
                 if let Ok(hello) = minicbor::decode(&bytes) {
@@ -150,11 +164,17 @@ impl World {
         };
         let addresses = vec![self.sites[*joiner].address];
         let proof = JoinProof { proof: prove(&token.seed, &transcript), addresses, software: "sim".to_owned() };
+        self.enrolments[number].is_proved = true;
         self.join_later(5 * MS, number, Step::Proof(encode(&proof)));
     }
 
     fn enter(&mut self, number: usize, me: MemberId, roster: &Roster, peers: &BTreeMap<MemberId, PeerRecord>) {
         let Enrolment { joiner, dies, key, .. } = self.enrolments[number];
+        if let Some(token) = &self.enrolments[number].token {
+            let invite = token.id;
+            self.checker.consumed(self.time, invite, me);
+            self.note(Some(joiner), || Seen::Joined { invite: invite.to_string(), id: me.to_string() });
+        }
         self.enrolments[number].outcome = Some(Ok(me));
         self.count("enrolled");
         self.checker.enrolled(joiner);
@@ -163,8 +183,7 @@ impl World {
         self.die(joiner, Death::Stopped);
         let site = &mut self.sites[joiner];
         site.forget_everything();
-        self.give_key(joiner, key);
-        let site = &mut self.sites[joiner];
+        site.fingerprint = key;
         site.disk.commit(&persist::encode_birth(me, roster, peers));
         site.me = Some(me);
         if dies {
@@ -173,17 +192,29 @@ impl World {
         self.boot_later(50 * MS, joiner);
     }
 
+    /// The host of joins ended: the strangers notice, unless its machine went dark.
+    pub(crate) fn break_joins(&mut self, host: usize, death: Death) {
+        let open = |join: &&mut Enrolment| join.via == host && join.outcome.is_none() && join.token.is_some();
+        for join in self.enrolments.iter_mut().filter(open).filter(|_| !death.is_dark()) {
+            join.outcome = Some(Err(CUT.into()));
+        }
+    }
+
     /// Has whoever is no member any more invited again, as an administrator would, until it is let in.
     pub(crate) fn care(&mut self) {
         let Some((version, ids)) = self.newest_roster() else { return };
         for joiner in 0..self.sites.len() {
-            let is_member = self.sites[joiner].me.is_some_and(|me| ids.contains(&me));
+            self.set_up_anew(joiner);
+            let site = &self.sites[joiner];
+            let is_member = site.me.is_some_and(|me| ids.contains(&me));
             let last = self.enrolments.iter().rposition(|enrolment| enrolment.joiner == joiner);
             let is_busy = last.is_some_and(|last| {
                 let enrolment = &self.enrolments[last];
                 enrolment.outcome.is_none() && self.time < enrolment.since + 25 * SECOND
             });
-            if is_member || is_busy || self.sites[joiner].downs > 0 || self.sites[joiner].is_paused() {
+            // A spare site was never asked to come.
+            let is_spare = joiner > 0 && last.is_none();
+            if is_member || is_spare || is_busy || self.sites[joiner].downs > 0 || self.sites[joiner].is_paused() {
                 continue;
             }
             // Who was cut off on the way tries the same token once more; a spent one brings its welcome.
@@ -197,12 +228,23 @@ impl World {
                 let hello =
                     JoinHello { wire_min: WIRE_MIN, wire_max: WIRE_MAX, id: token.id, name: token.name.clone() };
                 let token = Some(token);
-                self.enrolments.push(Enrolment { id, joiner, via, key, token, since, dies: false, outcome: None });
+                self.enrolments.push(Enrolment {
+                    id,
+                    joiner,
+                    via,
+                    key,
+                    token,
+                    since,
+                    dies: false,
+                    is_proved: false,
+                    outcome: None,
+                });
                 self.join_later(5 * MS, number, Step::Hello(encode(&hello)));
                 continue;
             }
             let is_host = |at: &usize| *at != joiner && self.is_seated(*at) && self.sites[*at].is_awake();
-            if let Some(via) = (0..self.sites.len()).find(is_host) {
+            let wished = self.disturbed.get(&joiner).map(|(via, _)| *via).filter(is_host);
+            if let Some(via) = wished.or_else(|| (0..self.sites.len()).find(is_host)) {
                 self.tell(|| format!("m{joiner} is invited again, under roster {version}"));
                 self.enrol(joiner, via, false);
             }

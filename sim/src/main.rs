@@ -2,19 +2,29 @@
 //!
 //! Run `collective-sim list` for what it can show, and see docs/simulation.md.
 
-mod bench;
+mod audit;
+mod case;
 mod check;
 mod cli;
 mod clock;
 mod disk;
 mod enrol;
 mod fault;
+mod html;
+mod inject;
 mod mix;
+mod model;
 mod network;
-mod queue;
+mod planted;
+mod quic;
+mod report;
 mod run;
 mod scenario;
+mod selftest;
+mod shrink;
 mod site;
+mod step;
+mod sweep;
 mod trace;
 mod workload;
 mod world;

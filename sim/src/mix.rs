@@ -21,6 +21,9 @@ pub(crate) enum Purpose {
     Exporter,
     Dial,
     Resend,
+    Corrupt,
+    Reorder,
+    Job,
 }
 
 /// A run's chance.

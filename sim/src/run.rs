@@ -9,25 +9,44 @@ use collective::proto::request::Request;
 use serde::Serialize;
 
 use crate::check::{Final, Rule, Violation, unconverged};
-use crate::fault::{MS, SECOND, plan};
-use crate::scenario::{Plan, Scenario};
+use crate::fault::{MS, SECOND};
+use crate::scenario::Scenario;
+use crate::trace::{Head, Line, Seen};
 use crate::workload::Op;
 use crate::world::World;
+
+/// What a report is called in JSON; the number changes with its fields.
+pub(crate) const SCHEMA: &str = "collective.sim.report/1";
+
+/// What is wanted of a run besides its report.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Options {
+    /// Everything that happens, in lines for people.
+    pub(crate) story: bool,
+    /// What somebody outside sees.
+    pub(crate) trace: bool,
+    /// When to stop, in true milliseconds after load and faults begin; only after everything is equal when not said.
+    pub(crate) until_ms: Option<u64>,
+}
 
 /// What came of one run.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Report {
-    pub(crate) scenario: &'static str,
+    /// [`SCHEMA`].
+    pub(crate) schema: &'static str,
+    pub(crate) scenario: String,
     pub(crate) seed: u64,
     /// SHA-256 over everything that happened, in hexadecimal.
     pub(crate) hash: String,
     /// The exit code: 0, or that of the first violation.
     pub(crate) exit: u8,
     /// What was violated first.
-    #[cfg(test)]
     #[serde(skip)]
     pub(crate) first: Option<Rule>,
     pub(crate) violations: Vec<String>,
+    /// When the first one was, in true milliseconds after load and faults began.
+    #[serde(skip)]
+    pub(crate) violated_ms: Option<u64>,
     pub(crate) faults: Vec<String>,
     pub(crate) virtual_s: f64,
     /// How long it took until everything was equal again, in true milliseconds.
@@ -36,24 +55,42 @@ pub(crate) struct Report {
     pub(crate) coverage: BTreeMap<&'static str, u64>,
     #[serde(skip)]
     pub(crate) story: Vec<String>,
+    #[serde(skip)]
+    pub(crate) trace: Option<(Head, Vec<Line>)>,
     /// How long it took here; not part of what is compared.
     #[serde(skip)]
     pub(crate) took_s: f64,
 }
 
 /// Runs a scenario with a seed.
-pub(crate) fn run(scenario: &Scenario, seed: u64, tell: bool) -> Report {
+pub(crate) fn run(scenario: &Scenario, seed: u64, story: bool) -> Report {
+    run_with(scenario, seed, &Options { story, ..Options::default() })
+}
+
+/// Runs a scenario with a seed, and keeps what is wanted of it.
+pub(crate) fn run_with(scenario: &Scenario, seed: u64, options: &Options) -> Report {
     let started = Instant::now();
-    let mut world = World::new(scenario, seed, tell);
-    let converged = drive(&mut world, scenario, seed);
+    let scenario = &scenario.expanded(seed);
+    let mut world = World::new(scenario, seed, options);
+    let mut begin = None;
+    let converged = drive(&mut world, scenario, options.until_ms, &mut begin);
+    if converged.is_some() {
+        world.note(None, || Seen::Converged);
+    }
+    expectations(&mut world, scenario, options.until_ms.is_none());
     let violations: &[Violation] = &world.checker.violations;
+    let lines = world.trace.take().map(|mut trace| {
+        trace.lines.extend(violations.iter().map(Violation::line));
+        trace.lines
+    });
     Report {
-        scenario: scenario.name,
+        schema: SCHEMA,
+        scenario: scenario.name.clone(),
         seed,
         hash: world.trace_hash(),
         exit: violations.first().map_or(0, |first| first.rule.exit()),
-        #[cfg(test)]
         first: violations.first().map(|first| first.rule),
+        violated_ms: violations.first().zip(begin).map(|(first, begin)| first.at.saturating_sub(begin) / MS),
         violations: violations.iter().map(ToString::to_string).collect(),
         faults: world.faults.iter().map(ToString::to_string).collect(),
         virtual_s: world.time as f64 / 1e9,
@@ -61,42 +98,67 @@ pub(crate) fn run(scenario: &Scenario, seed: u64, tell: bool) -> Report {
         events: world.events,
         coverage: world.coverage.clone(),
         story: world.story.take().unwrap_or_default(),
+        trace: lines.map(|lines| (world.head(scenario, seed), lines)),
         took_s: started.elapsed().as_secs_f64(),
     }
 }
 
-fn drive(world: &mut World, scenario: &Scenario, seed: u64) -> Option<u64> {
-    match scenario.restored {
-        Some(_) => world.await_restored(),
-        None => world.assemble(scenario.joined),
+/// Judges what a scenario expects in the end: what must have been seen, and, where an assumption is broken on purpose,
+/// the violation that must come of it.
+fn expectations(world: &mut World, scenario: &Scenario, is_whole: bool) {
+    let Some(wanted) = scenario.violates else {
+        if let Err(what) = world.seen(&scenario.seen)
+            && is_whole
+        {
+            world.violate(Rule::BoundedTime, what);
+        }
+        return;
+    };
+    let is_found = world.checker.violations.first().is_some_and(|first| first.rule == wanted);
+    if is_found {
+        // It is told all the same, though it is no failure.
+        for violation in std::mem::take(&mut world.checker.violations) {
+            if let Some(trace) = &mut world.trace {
+                trace.lines.push(violation.line());
+            }
+        }
+        world.count("violated as expected");
+    } else if is_whole {
+        world.violate(Rule::BoundedTime, format!("{wanted} should have been violated, and was not"));
     }
+}
+
+fn drive(world: &mut World, scenario: &Scenario, until_ms: Option<u64>, started: &mut Option<u64>) -> Option<u64> {
+    world.assemble(scenario.joined);
     if !world.checker.violations.is_empty() {
         return None;
     }
     world.define_nodes(scenario.nodes);
     let begin = world.time;
-    let faults = match &scenario.faults {
-        Plan::Fixed(faults) => faults.clone(),
-        Plan::Random => plan(crate::mix::Mix::new(seed), scenario.members, scenario.window_ms),
-    };
-    // Half of the runs in which nothing stays broken change who is a member, too.
-    let heals = faults.iter().all(|fault| fault.until.is_some());
-    if matches!(scenario.faults, Plan::Random) && heals && seed % 2 == 1 {
-        world.start_churn();
+    *started = Some(begin);
+    world.note(None, || Seen::Begin);
+    let window_ms = until_ms.map_or(scenario.window_ms, |until| until.min(scenario.window_ms));
+    world.schedule(scenario.faults.clone());
+    if scenario.load.churn || scenario.faults.iter().any(|fault| !fault.kind.forgets().is_empty()) {
+        world.start_care(scenario.load.churn);
     }
-    world.schedule(faults);
-    world.start_work(scenario.work_every_ms * MS);
-    for (at_ms, step) in &scenario.steps {
-        world.run_until(begin + at_ms * MS);
+    world.start_work(scenario.load.every_ms * MS);
+    world.start_actions(scenario.load.actions_every_ms * MS);
+    for step in scenario.steps.iter().filter(|step| step.at_ms <= window_ms) {
+        world.run_until(begin + step.at_ms * MS);
         if !world.checker.violations.is_empty() {
             return None;
         }
-        if let Err(what) = step(world) {
-            world.violate(Rule::BoundedTime, what);
+        if let Err(what) = world.take_step(step) {
+            world.violate(Rule::BoundedTime, format!("not so in time: {what}"));
         }
     }
-    world.run_until(begin + scenario.window_ms * MS);
-    world.work_every = 0;
+    world.run_until(begin + window_ms * MS);
+    (world.work_every, world.act_every) = (0, 0);
+    if until_ms.is_some_and(|until| until <= scenario.window_ms) {
+        return None;
+    }
+    world.note(None, || Seen::Calm);
     converge(world, scenario)
 }
 
@@ -108,7 +170,7 @@ fn converge(world: &mut World, scenario: &Scenario) -> Option<u64> {
     let mut since = None;
     let mut why = None;
     while world.time < end && world.checker.violations.is_empty() {
-        world.run_until(world.time + 250 * MS);
+        world.run_until((world.time + 250 * MS).min(end));
         why = look(world, &core);
         match (&why, since) {
             (None, None) => since = Some(world.time),
@@ -145,15 +207,7 @@ fn post_mortem(world: &mut World, core: &[usize]) {
 
 /// Returns the members that no fault breaks for ever.
 fn healthy(world: &World) -> Vec<usize> {
-    let broken = |at: usize| {
-        use crate::fault::Kind;
-        world.faults.iter().filter(|fault| fault.until.is_none()).any(|fault| match &fault.kind {
-            Kind::Isolate(member) | Kind::Deaf(member) | Kind::Mute(member) => *member == at,
-            Kind::Crash(member) | Kind::Stop(member) | Kind::Pause(member) => *member == at,
-            Kind::Power(members) => members.contains(&at),
-            _ => false,
-        })
-    };
+    let broken = |at| world.faults.iter().any(|fault| fault.until.is_none() && fault.kind.breaks(at));
     let enrolled = |at: usize| world.sites[at].me.is_some() && world.sites[at].downs == 0;
     (0..world.sites.len()).filter(|at| !broken(*at) && enrolled(*at)).collect()
 }
@@ -162,6 +216,9 @@ fn look(world: &World, core: &[usize]) -> Option<String> {
     let mut finals = Vec::new();
     for at in core {
         let Some(mind) = world.sites[*at].core.as_ref() else { return Some(format!("m{at} is down")) };
+        if mind.is_removed() && !world.cares {
+            continue; // It knows, and nobody invites it again.
+        }
         if mind.roster().member(mind.id()).is_none() {
             return Some(format!("m{at} is not on its roster"));
         }

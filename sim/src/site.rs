@@ -2,22 +2,23 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
+use std::rc::Rc;
 
 use collective::daemon::persist::Kept;
 use collective::proto::collective::{Birth, Collective, Effect, Event};
 use collective::proto::document::{Actor, Documents};
+use collective::proto::facts::Facts;
 use collective::proto::identity::{Fingerprint, MemberId, SessionId};
 use collective::proto::invite::Seed;
 use collective::proto::lease::Stamp;
 use collective::proto::name::MemberName;
-use collective::proto::time::{Instant, Now};
+use collective::proto::planted::Planted;
+use collective::proto::time::Now;
 use collective::store;
 
 use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::mix::{Mix, Purpose};
-use crate::scenario::Sabotage;
-use crate::world::Told;
 
 /// What a process had to do before it could go on with what came meanwhile.
 const INBOX_MAX: usize = 2_000;
@@ -27,6 +28,8 @@ const INBOX_MAX: usize = 2_000;
 pub(crate) struct Site {
     pub(crate) name: MemberName,
     pub(crate) fingerprint: Fingerprint,
+    /// Keys it used before.
+    pub(crate) former: Vec<Fingerprint>,
     pub(crate) address: SocketAddr,
     pub(crate) clock: Clock,
     pub(crate) disk: Disk,
@@ -41,12 +44,16 @@ pub(crate) struct Site {
     /// Faults that keep the process from doing anything.
     pub(crate) pauses: u32,
     inbox: VecDeque<Event>,
+    /// Whether a slow processor is busy, so that events wait their turn.
+    pub(crate) is_busy: bool,
+    /// Since when its disk is one of the past, or its identity was cloned, so that it must be invited again.
+    pub(crate) rolled_back: Option<u64>,
     /// Faults that keep it from being started.
     pub(crate) downs: u32,
     /// The true time at which the core wants to wake.
     pub(crate) wake: Option<u64>,
     /// What it tells by gossip.
-    pub(crate) told: Option<Told>,
+    pub(crate) facts: Option<Rc<Facts>>,
     /// The keys it links to.
     pub(crate) peers: BTreeSet<Fingerprint>,
     /// The keys of removed members, with what to tell them.
@@ -64,8 +71,27 @@ pub(crate) enum Death {
     Killed,
     /// Its machine goes dark.
     Power,
+    /// Its machine goes dark in the middle of a write: some of what was on its way is on the disk.
+    Torn,
     /// It ended by itself and said so.
     Stopped,
+}
+
+impl Death {
+    /// Returns how people call it.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Killed => "killed",
+            Self::Power => "power lost",
+            Self::Torn => "power lost in the middle of a write",
+            Self::Stopped => "stopped",
+        }
+    }
+
+    /// Returns whether the machine went dark with the process.
+    pub(crate) fn is_dark(self) -> bool {
+        matches!(self, Self::Power | Self::Torn)
+    }
 }
 
 impl Site {
@@ -77,7 +103,8 @@ impl Site {
         Self {
             name: MemberName::new(&name(number)).expect("a letter and a number are a member name"),
             fingerprint: Fingerprint(mix.bytes(Purpose::Identity, index)),
-            address: SocketAddr::from(([10, 0, (number >> 8) as u8, number as u8], 4747)),
+            former: Vec::new(),
+            address: SocketAddr::from(([10, 0, 0, number as u8 + 1], 4747)),
             clock: Clock::new(offset, drift, skew),
             disk: Disk::default(),
             me: None,
@@ -86,9 +113,11 @@ impl Site {
             kept: None,
             pauses: 0,
             inbox: VecDeque::new(),
+            is_busy: false,
+            rolled_back: None,
             downs: 0,
             wake: None,
-            told: None,
+            facts: None,
             peers: BTreeSet::new(),
             removed: BTreeMap::new(),
             asked: BTreeMap::new(),
@@ -104,6 +133,21 @@ impl Site {
         self.pauses > 0
     }
 
+    /// Returns whether events wait for a slow processor.
+    pub(crate) fn has_backlog(&self) -> bool {
+        self.is_busy
+    }
+
+    /// Takes the next event that waits.
+    pub(crate) fn next_waiting(&mut self) -> Option<Event> {
+        self.inbox.pop_front()
+    }
+
+    /// Returns whether a key is one that it uses, or used before.
+    pub(crate) fn has_key(&self, key: Fingerprint) -> bool {
+        self.fingerprint == key || self.former.contains(&key)
+    }
+
     /// Returns whether it answers packets right now.
     pub(crate) fn is_awake(&self) -> bool {
         self.is_up() && !self.is_paused()
@@ -115,13 +159,7 @@ impl Site {
     }
 
     /// Starts the process from what the disk kept, as the daemon does.
-    pub(crate) fn boot(
-        &mut self,
-        mix: Mix,
-        number: usize,
-        time: u64,
-        sabotage: Option<Sabotage>,
-    ) -> anyhow::Result<Vec<Effect>> {
+    pub(crate) fn boot(&mut self, mix: Mix, number: usize, time: u64, planted: Planted) -> anyhow::Result<Vec<Effect>> {
         let kept = match self.kept.take() {
             Some(kept) => kept,
             None => self.disk.load()?,
@@ -152,13 +190,8 @@ impl Site {
             actor: Actor::new(me, mix.bytes(Purpose::Birth, 4)),
             intent: Default::default(),
         };
-        let mut now = self.clock.now(time);
-        if sabotage == Some(Sabotage::NoQuietStart) && self.life > 1 {
-            // As if this voter had been up for so long that its quiet time is over.
-            let quiet = birth.roster.timing.quiet().as_nanos() as u64;
-            now.boot = Instant::from_nanos(now.boot.as_nanos().saturating_sub(quiet));
-        }
-        let (core, effects) = Collective::start(birth, now);
+        let (mut core, effects) = Collective::start(birth, self.clock.now(time));
+        core.plant(planted);
         self.core = Some(core);
         self.me = Some(me);
         self.asked.clear();
@@ -171,8 +204,9 @@ impl Site {
         self.disk.crash(survive);
         self.kept = Some(self.disk.load()?);
         self.inbox.clear();
+        self.is_busy = false;
         self.wake = None;
-        self.told = None;
+        self.facts = None;
         self.doomed = None;
         self.peers.clear();
         self.removed.clear();
@@ -181,9 +215,19 @@ impl Site {
 
     /// Sets the disk aside: what comes next begins with an empty one.
     pub(crate) fn forget_everything(&mut self) {
-        self.disk = Disk::default();
+        self.disk = self.disk.emptied();
         self.kept = None;
         self.me = None;
+        self.rolled_back = None;
+        self.former.clear();
+    }
+
+    /// Replaces the disk of a machine that is down by what was on it at that time.
+    pub(crate) fn roll_back(&mut self, to: u64, now: u64) -> anyhow::Result<()> {
+        self.disk.roll_back(to);
+        self.kept = Some(self.disk.load()?);
+        self.rolled_back = Some(now);
+        Ok(())
     }
 
     pub(crate) fn now(&self, time: u64) -> Now {

@@ -1,14 +1,17 @@
 //! Load: what administrators ask while things break, and the ledger of what they were answered.
 
-use collective::proto::collective::RequestId;
+use std::rc::Rc;
+
+use collective::proto::collective::{Collective, RequestId};
 use collective::proto::document::Entity;
 use collective::proto::name::NodeName;
-use collective::proto::request::{ErrorCode, Request, Response, Target, Wait};
+use collective::proto::request::{ErrorCode, Request, Response, Standing, Target, Wait};
 use collective::proto::roster::Role;
 
 use crate::check::{Authority, Rule};
 use crate::fault::{MS, SECOND};
 use crate::mix::{Mix, Purpose};
+use crate::trace::Seen;
 use crate::world::World;
 
 /// How long an administrator waits.
@@ -47,6 +50,8 @@ pub(crate) struct Asked {
     at: usize,
     pub(crate) since: u64,
     pub(crate) outcome: Option<Outcome>,
+    /// When it was answered.
+    pub(crate) answered: u64,
 }
 
 /// Returns within which time something is answered: a change of the roster is given longer than its asker waits.
@@ -67,16 +72,16 @@ impl Ledger {
         }
     }
 
-    /// Returns what came of the last request of that name.
-    pub(crate) fn named(&self, name: &'static str) -> Option<&Outcome> {
-        self.0.iter().rev().find(|asked| asked.op == Op::Named(name))?.outcome.as_ref()
+    /// Notes that something was asked of a member.
+    pub(crate) fn note(&mut self, at: usize, op: Op, since: u64) {
+        self.0.push(Asked { op, at, since, outcome: None, answered: 0 });
     }
 }
 
 impl World {
     /// Asks a member something; the answer goes to the ledger.
     pub(crate) fn ask(&mut self, at: usize, op: Op, request: Request) {
-        self.ledger.0.push(Asked { op, at, since: self.time, outcome: None });
+        self.ledger.note(at, op, self.time);
         let id = self.ledger.0.len() as RequestId;
         if self.sites[at].is_up() {
             self.request(at, id, request, WITHIN_MS);
@@ -96,7 +101,9 @@ impl World {
         };
         let since = asked.since;
         asked.outcome = Some(outcome.clone());
+        asked.answered = self.time;
         let op = asked.op.clone();
+        self.note_answer(at, &op, &outcome);
         self.tell(|| format!("m{at} answers {op:?}: {outcome:?}"));
         if op == Op::Named("post-mortem") {
             self.tell(|| format!("m{at} says {response:?}"));
@@ -115,21 +122,37 @@ impl World {
         }
     }
 
+    fn note_answer(&mut self, at: usize, op: &Op, outcome: &Outcome) {
+        let what = match op {
+            Op::Write { key, .. } if *outcome != Outcome::Done => format!("the write of {key}"),
+            Op::Named(named @ ("define" | "delete" | "leave" | "role" | "rotate")) => (*named).to_owned(),
+            _ => return,
+        };
+        let answer = match outcome {
+            Outcome::Done => "ok".to_owned(),
+            Outcome::Refused(code) => format!("refused, {code:?}"),
+            Outcome::Unknown => "nobody knows".to_owned(),
+        };
+        self.note(Some(at), || Seen::Answered { what, answer });
+    }
+
     /// A paused process answers late.
     fn late_by_fault(&self) -> u64 {
         self.faults
             .iter()
-            .filter(|fault| fault.kind.word() == "pause")
-            .map(|fault| fault.until.unwrap_or(0) - fault.at)
+            .filter(|fault| matches!(fault.kind.word(), "pause" | "freeze" | "slow-cpu"))
+            .map(|fault| fault.until.unwrap_or(fault.at) - fault.at)
             .sum()
     }
 
     fn on_acknowledged(&mut self, at: usize, node: &NodeName, key: &str, value: &str) {
         self.count("acknowledged");
         let Some(core) = &self.sites[at].core else { return };
-        let (me, timing, voters) = (core.id(), core.roster().timing, core.roster().voters().clone());
+        let (me, timing, voters) = (core.id(), core.roster().timing, Rc::new(core.roster().voters().clone()));
         let copies = self.copies(&voters, node, key, value);
         self.checker.acknowledged(self.time, key, copies, voters.len());
+        let (write, of) = (key.to_owned(), voters.len());
+        self.note(Some(at), || Seen::Acknowledged { write, copies, voters: of });
         let now = self.sites[at].now(self.time).boot.as_nanos();
         let who = Authority { member: at, me, voters: &voters, timing };
         self.checker.authority(self.time, who, now, &format!("acknowledges {key}"));
@@ -175,7 +198,6 @@ impl World {
             yes: false,
         };
         self.count("write");
-        self.last_write = number;
         self.ask(at, Op::Write { node, key, value }, request);
     }
 
@@ -220,6 +242,36 @@ impl World {
                 let role = [Role::Voter, Role::Nonvoting, Role::Voter, Role::Witness][draw(2) % 4];
                 self.ask(at, Op::Named("role"), Request::SetRole { member, role });
             }
+        }
+    }
+
+    /// R12: a member that takes its seat holds every write that was acknowledged before it had quorum again.
+    pub(crate) fn check_seat(&mut self, at: usize) {
+        let Some(standing) = self.sites[at].core.as_ref().map(Collective::standing) else { return };
+        let (before, since) = self.seen_standing[at];
+        if standing == before {
+            return;
+        }
+        let since = if before == Standing::Isolated { self.time } else { since };
+        self.seen_standing[at] = (standing, since);
+        if standing != Standing::Seated {
+            return;
+        }
+        self.count("seat");
+        let Some(documents) = self.sites[at].documents() else { return };
+        let is_missing = |asked: &&Asked| match &asked.op {
+            Op::Write { node, key, value } => {
+                let found = documents.get(&Entity::Node(node.clone()), key);
+                asked.outcome == Some(Outcome::Done) && asked.answered < since && found != Some(value)
+            }
+            _ => false,
+        };
+        let missing = self.ledger.0.iter().find(is_missing).map(|asked| asked.op.clone());
+        if let Some(op) = missing {
+            self.violate(
+                Rule::NothingLost,
+                format!("m{at} has its seat without {op:?}, acknowledged before it had quorum"),
+            );
         }
     }
 

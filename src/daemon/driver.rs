@@ -1,7 +1,7 @@
 //! One life of a daemon: the loop that turns what happens into events for the core, and performs its effects in order.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -11,15 +11,15 @@ use anyhow::Context;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::clock;
 use super::enrol::{self, Enrolled};
 use super::handler::Asked;
 use super::jobs::Jobs;
+use super::machine::{Home, Key, Machine, random};
 use super::persist;
 use super::state::{self, Arrival, State};
 use crate::config::Config;
 use crate::gossip::{Admission, Gossip, GossipConfig, Heard, PeerTransport};
-use crate::net::{CloseCode, Net, NetConfig, NetEvent, Switch};
+use crate::net::{CloseCode, Net, NetEvent};
 use crate::proto::collective::{Birth, Collective, Effect, Event, Intent, JobId, JoinId, Peer, RequestId, Ticket};
 use crate::proto::document::Actor;
 use crate::proto::facts::Facts;
@@ -31,7 +31,7 @@ use crate::proto::message::{Channel, Delivery, Hello, Message};
 use crate::proto::request::{
     ActionResult, Done, ErrorCode, EventKind, ImportFormat, LoggedEvent, Refusal, Request, Response, Standing,
 };
-use crate::store::{Record, Report, StateDir, Store, StoreError, StoreThread};
+use crate::store::{Record, Report, Saver, Store, StoreError};
 
 /// Frames and other news of the network that may wait for the loop.
 const NEWS_MAX: usize = 4_096;
@@ -45,8 +45,8 @@ const FAREWELL: Duration = Duration::from_millis(150);
 /// What every life of a daemon finds around itself.
 #[derive(Debug)]
 pub(super) struct Surroundings {
+    pub(super) machine: Arc<dyn Machine>,
     pub(super) guard: Option<PathBuf>,
-    pub(super) switch: Option<Switch>,
 }
 
 /// How a life ended.
@@ -80,8 +80,9 @@ pub(super) enum News {
 #[derive(Debug)]
 pub(super) struct Life {
     core: Collective,
+    machine: Arc<dyn Machine>,
     /// Given up when a life ends.
-    ground: Option<(StateDir, StoreThread)>,
+    ground: Option<(Box<dyn Home>, Box<dyn Saver>)>,
     net: Arc<Net>,
     net_events: mpsc::Receiver<NetEvent>,
     hello: Arc<RwLock<Vec<u8>>>,
@@ -105,8 +106,6 @@ pub(super) struct Life {
     /// Whether this member is being let into another collective right now.
     enrolling: bool,
     listen: SocketAddr,
-    /// For the next life.
-    socket: Option<UdpSocket>,
     last_id: u64,
     wake: tokio::time::Instant,
     save_again: Option<tokio::time::Instant>,
@@ -122,32 +121,30 @@ impl Life {
     /// # Errors
     /// When the address cannot be bound or the disk fails.
     pub(super) async fn begin(config: &Config, around: &Surroundings, state: State) -> anyhow::Result<Self> {
-        let State { dir, mut store, kept, identity, socket, arrival, quarantined } = state;
+        let State { home, mut store, kept, identity, arrival, quarantined } = state;
+        let machine = around.machine.clone();
         let roster = kept.roster.context("a store without a roster")?;
         let me = kept.me.context("a store without this member's id")?;
         let incarnation = kept.incarnation + 1;
         // Durable before anybody is told of it.
         store.commit(&[Record::Incarnation(incarnation)])?;
 
-        let socket = match socket {
-            Some(socket) => socket,
-            None => UdpSocket::bind(config.listen)
-                .with_context(|| format!("UDP address {} cannot be used", config.listen))?,
-        };
-        let address = socket.local_addr()?;
-        let kept_socket = socket.try_clone()?;
+        let hello = Arc::new(RwLock::new(Vec::new()));
+        let hello_out = hello.clone();
+        let say_hello = move || hello_out.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let network = machine.network(config, identity.clone(), Arc::new(say_hello))?;
+        let address = network.socket.local_addr()?;
         let (tell, news) = mpsc::unbounded_channel();
         let reports = tell.clone();
-        let store = StoreThread::start(store, move |report| {
-            let _ = reports.send(News::Store(report));
-        })?;
+        let report = move |report| drop(reports.send(News::Store(report)));
+        let saver = home.saver(store, Box::new(report))?;
 
         let fingerprint = identity.fingerprint();
         let cluster = roster.cluster;
         let interval = Duration::from_millis(u64::from(roster.timing.gossip_interval_ms));
         let birth = Birth {
             me,
-            session: SessionId(state::random()?),
+            session: SessionId(random(machine.as_ref())?),
             stamp: Stamp { incarnation, sequence: kept.sequence },
             fingerprint,
             roster,
@@ -159,21 +156,18 @@ impl Life {
             quarantined,
             addresses: advertised(config, address).await,
             software: env!("CARGO_PKG_VERSION").to_owned(),
-            seed: state::random()?,
+            seed: random(machine.as_ref())?,
             decoy: state::decoy(&identity),
-            actor: Actor::new(me, state::random()?),
+            actor: Actor::new(me, random(machine.as_ref())?),
             intent: Intent { ideal_voters: config.ideal_voters, volunteer: config.volunteer },
         };
-        let (core, effects) = Collective::start(birth, clock::now());
+        let now = machine.now();
+        let (core, effects) = Collective::start(birth, now);
+        machine.born(&core);
+        machine.after(&core, &effects, now);
 
-        let hello = Arc::new(RwLock::new(encode_hello(&core)));
-        let hello_out = hello.clone();
+        *hello.write().unwrap_or_else(PoisonError::into_inner) = encode_hello(&core);
         let (net_in, net_events) = mpsc::channel(NEWS_MAX);
-        let say_hello = move || hello_out.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut network = NetConfig::production(identity, socket, Arc::new(say_hello))?;
-        if let Some(switch) = &around.switch {
-            network.socket = switch.wrap(network.socket);
-        }
         let net = Arc::new(Net::start(network, net_in)?);
         let (gossip_in, frames) = mpsc::channel(NEWS_MAX);
         let (heard_in, heard) = mpsc::channel(NEWS_MAX);
@@ -191,7 +185,8 @@ impl Life {
 
         let mut life = Self {
             core,
-            ground: Some((dir, store)),
+            machine,
+            ground: Some((home, saver)),
             net,
             net_events,
             hello,
@@ -211,7 +206,6 @@ impl Life {
             arrival,
             enrolling: false,
             listen: address,
-            socket: Some(kept_socket),
             last_id: 0,
             wake: tokio::time::Instant::now(),
             save_again: None,
@@ -277,10 +271,12 @@ impl Life {
     }
 
     fn handle(&mut self, event: Event) {
-        let (what, began) = (event.what(), clock::now().boot);
-        let effects = self.core.handle(event, clock::now());
+        let (what, now) = (event.what(), self.machine.now());
+        self.machine.before(&event);
+        let effects = self.core.handle(event, now);
+        self.machine.after(&self.core, &effects, now);
         self.perform(effects);
-        let took = clock::now().boot.since(began);
+        let took = self.machine.now().boot.since(now.boot);
         if took >= BUSY {
             tracing::warn!(what, ms = took.as_millis(), "one event kept this member busy; leases waited for it");
         }
@@ -295,7 +291,7 @@ impl Life {
                     self.net.send(to, message.channel(), delivery, message.encode().into());
                 }
                 Effect::Peers { peers, removed } => self.keep_links(peers, removed),
-                Effect::WakeAt(at) => self.wake = clock::to_tokio(at),
+                Effect::WakeAt(at) => self.wake = self.machine.moment(at),
                 Effect::Publish(facts) => drop(self.facts.send_replace(facts)),
                 Effect::DialNow(peer) => self.net.dial_now(peer),
                 Effect::Reply { id, response } => {
@@ -331,8 +327,8 @@ impl Life {
     }
 
     fn submit(&self, ticket: Ticket, records: Vec<Record>) {
-        if let Some((_, store)) = &self.ground {
-            store.submit(ticket, records);
+        if let Some((_, saver)) = &self.ground {
+            saver.submit(ticket, records);
         }
     }
 
@@ -497,7 +493,7 @@ impl Life {
             request => {
                 self.last_id += 1;
                 let id = self.last_id;
-                let Ok(entropy) = state::random() else {
+                let Ok(entropy) = random(self.machine.as_ref()) else {
                     let _ = answer.send(internal("the system gives no random bytes").into());
                     return;
                 };
@@ -509,13 +505,19 @@ impl Life {
     }
 
     fn begin_enrolment(&mut self, server: Option<String>, token: &str, replace: bool, arrival: Arrival) {
-        let ready = enrol::prepare(&self.core, server, token, replace, clock::now().wall, self.enrolling);
+        let wall = self.machine.now().wall;
+        let ready = enrol::prepare(&self.core, server, token, replace, wall, self.enrolling).and_then(|plan| {
+            // A fresh key for every enrolment: an old one may be known to a collective that removed it.
+            let identity =
+                state::fresh_identity(self.machine.as_ref()).map_err(|error| internal(&error.to_string()))?;
+            Ok((plan, identity))
+        });
         match ready {
-            Ok(plan) => {
+            Ok((plan, identity)) => {
                 self.enrolling = true;
                 let (net, tell) = (self.net.clone(), self.tell.clone());
                 tokio::spawn(async move {
-                    let outcome = plan.carry_out(&net).await.map(Box::new);
+                    let outcome = plan.carry_out(&net, identity).await.map(Box::new);
                     let _ = tell.send(News::Enrolled(outcome, arrival));
                 });
             }
@@ -528,10 +530,9 @@ impl Life {
     /// Ends this life and lays the ground for the next in the collective this member was let into.
     async fn enter(&mut self, enrolled: Enrolled, arrival: Arrival) -> anyhow::Result<State> {
         self.handle(Event::Stop);
-        let (dir, store) = self.end().await?;
+        let (home, store) = self.end().await?;
         let Enrolled { identity, me, roster, peers } = enrolled;
-        let mut state = State::replace(dir, store, identity, me, &roster, &peers)?;
-        state.socket = self.socket.take();
+        let mut state = State::replace(home, store, identity, me, &roster, &peers)?;
         state.arrival = Some(arrival);
         Ok(state)
     }
@@ -540,9 +541,8 @@ impl Life {
     async fn be_reborn(&mut self, reason: &str) -> anyhow::Result<State> {
         tracing::warn!(reason, "starting anew from the store");
         self.handle(Event::Stop);
-        let (dir, store) = self.end().await?;
-        let mut state = State::reread(dir, store)?;
-        state.socket = self.socket.take();
+        let (home, store) = self.end().await?;
+        let mut state = State::reread(home, store)?;
         state.quarantined = self.core.quarantined().clone();
         Ok(state)
     }
@@ -574,9 +574,9 @@ impl Life {
 
     /// Makes a new key and asks the roster to accept it beside the old one.
     fn rotate(&mut self, answer: oneshot::Sender<Response>) {
-        let Some((dir, _)) = &self.ground else { return };
-        let made = state::fresh_identity().and_then(|identity| {
-            state::save_next_identity(dir.path(), &identity)?;
+        let Some((home, _)) = &mut self.ground else { return };
+        let made = state::fresh_identity(self.machine.as_ref()).and_then(|identity| {
+            home.save_identity(Key::Next, &identity)?;
             Ok(identity.fingerprint())
         });
         match made {
@@ -593,23 +593,23 @@ impl Life {
 
     /// Takes the new key in use; the endpoint is bound to the old one, so a new life begins.
     fn switch_identity(&mut self, fingerprint: Fingerprint) {
-        let Some((dir, _)) = &self.ground else { return };
-        match state::promote_next_identity(dir.path(), fingerprint) {
+        let Some((home, _)) = &mut self.ground else { return };
+        match state::promote_next_identity(home.as_mut(), fingerprint) {
             Ok(()) => self.rebirth = Some("the key was rotated".into()),
             Err(error) => tracing::error!(%error, "the new key cannot be used; the old one stays in use"),
         }
     }
 
     /// Says farewell, closes the network, and gives up what the next life needs.
-    async fn end(&mut self) -> anyhow::Result<(StateDir, Box<dyn Store>)> {
+    async fn end(&mut self) -> anyhow::Result<(Box<dyn Home>, Box<dyn Store>)> {
         self.jobs.stop().await;
         tokio::time::sleep(FAREWELL).await;
         self.publisher.abort();
         self.gossip.shutdown().await;
         self.net.shutdown(CloseCode::Shutdown, b"the daemon ended").await;
-        let (dir, store) = self.ground.take().context("a life ends once")?;
-        let store = store.stop().context("the store's thread died")?;
-        Ok((dir, store))
+        let (home, saver) = self.ground.take().context("a life ends once")?;
+        let store = saver.stop().context("the store's thread died")?;
+        Ok((home, store))
     }
 }
 

@@ -7,7 +7,6 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::driver::News;
-use super::state;
 use crate::config::QUIC_PORT;
 use crate::net::{Identity, JoinClient, JoinError, JoinStream, Net};
 use crate::proto::collective::{Collective, Event, JoinId};
@@ -130,15 +129,12 @@ pub(super) fn prepare(
 }
 
 impl Plan {
-    /// Goes to the inviting member and asks to be let in.
+    /// Goes to the inviting member and asks to be let in under that key.
     ///
     /// # Errors
     /// A refusal that says what to do; nothing was changed here, and only an indeterminate one may have changed
     /// anything there.
-    pub(super) async fn carry_out(self, net: &Net) -> Result<Enrolled, Refusal> {
-        // A fresh key for every enrolment: an old one may be known to a collective that removed it.
-        let identity = state::fresh_identity()
-            .map_err(|error| Refusal::new(ErrorCode::Internal, error.to_string(), "journalctl -u collectived"))?;
+    pub(super) async fn carry_out(self, net: &Net, identity: Identity) -> Result<Enrolled, Refusal> {
         let mut client = net
             .join(&self.places, self.token.inviter, &identity)
             .await

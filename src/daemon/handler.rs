@@ -16,10 +16,13 @@ const GRACE: Duration = Duration::from_millis(500);
 
 /// A request on its way to the loop.
 #[derive(Debug)]
-pub(super) struct Asked {
-    pub(super) request: Request,
-    pub(super) within: Duration,
-    pub(super) answer: oneshot::Sender<Response>,
+pub struct Asked {
+    /// What is asked.
+    pub request: Request,
+    /// How long the asker waits.
+    pub within: Duration,
+    /// Takes the answer; dropped without one when the daemon ends.
+    pub answer: oneshot::Sender<Response>,
 }
 
 /// The admin room's end.

@@ -57,10 +57,15 @@ impl EndpointSeeds {
     pub fn from_os(identity: &Identity) -> anyhow::Result<Self> {
         let mut seed = [0; 32];
         SystemRandom::new().fill(&mut seed).map_err(|_| anyhow::anyhow!("the system gave no random bytes"))?;
+        Ok(Self::of(identity, seed))
+    }
+
+    /// Derives all seeds from one, but the reset key from the identity.
+    pub fn of(identity: &Identity, seed: [u8; 32]) -> Self {
         let mut seeds = Self::derive(seed);
         let key = hmac::Key::new(hmac::HMAC_SHA512, identity.key());
         seeds.reset_key.copy_from_slice(hmac::sign(&key, b"collective stateless reset").as_ref());
-        Ok(seeds)
+        seeds
     }
 
     /// Derives all seeds from one.

@@ -20,6 +20,7 @@ pub mod liveness;
 pub mod message;
 pub mod name;
 pub mod noderange;
+pub mod planted;
 pub mod quorum;
 pub mod record;
 pub mod request;

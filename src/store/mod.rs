@@ -25,7 +25,7 @@ pub use self::redb::{BackendFactory, DATABASE_FILE, OnDamage, Opened, RedbStore}
 pub use dir::{DirError, StateDir};
 pub use identity::{Identity, load_identity, save_identity};
 pub use memory::MemoryStore;
-pub use thread::{GROUP_RECORDS_MAX, Report, StoreThread};
+pub use thread::{GROUP_RECORDS_MAX, Report, Saver, StoreThread};
 
 /// Bytes in the largest value of one record.
 pub const VALUE_BYTES_MAX: usize = 64 << 20;

@@ -32,6 +32,15 @@ struct Group {
     records: Vec<Record>,
 }
 
+/// Whoever writes to a store, so that nobody else waits for it.
+pub trait Saver: std::fmt::Debug + Send {
+    /// Hands in a group of records to be stored in one transaction. Never blocks.
+    fn submit(&self, ticket: u64, records: Vec<Record>);
+
+    /// Stores everything submitted, reports it, and gives the store back; `None` when the writer died.
+    fn stop(self: Box<Self>) -> Option<Box<dyn Store>>;
+}
+
 /// The thread that owns a store.
 #[derive(Debug)]
 pub struct StoreThread {
@@ -58,15 +67,15 @@ impl StoreThread {
         })?;
         Ok(Self { groups, thread })
     }
+}
 
-    /// Hands in a group of records to be stored in one transaction. Never blocks.
-    pub fn submit(&self, ticket: u64, records: Vec<Record>) {
+impl Saver for StoreThread {
+    fn submit(&self, ticket: u64, records: Vec<Record>) {
         // The thread only ends when this sender is gone; should it have died, joining it says so.
         let _ = self.groups.send(Group { ticket, records });
     }
 
-    /// Stores everything submitted, reports it, and gives the store back; `None` when its thread died.
-    pub fn stop(self) -> Option<Box<dyn Store>> {
+    fn stop(self: Box<Self>) -> Option<Box<dyn Store>> {
         drop(self.groups);
         self.thread.join().ok()
     }
@@ -197,7 +206,7 @@ mod tests {
         let mut rig = rig();
         (1..=20).for_each(|ticket| rig.thread.submit(ticket, setting(ticket)));
         drop(rig.gate);
-        assert!(rig.thread.stop().is_some());
+        assert!(Box::new(rig.thread).stop().is_some());
         let tickets: Vec<u64> = rig
             .reports
             .try_iter()
@@ -219,7 +228,7 @@ mod tests {
         rig.thread.submit(3, vec![Record::Setting { key: "k".repeat(1_000), value: Vec::new() }]);
         rig.thread.submit(4, setting(4));
         drop(rig.gate);
-        assert!(rig.thread.stop().is_some());
+        assert!(Box::new(rig.thread).stop().is_some());
         let reports: Vec<_> = rig.reports.try_iter().collect();
         assert_eq!(reports[..2], [saved([1]), saved([2])]);
         assert!(matches!(reports[2], Report::Failed { ticket: 3, error: StoreError::Refused(_) }), "{reports:?}");
@@ -233,7 +242,7 @@ mod tests {
         let fatal = StoreError::Fatal { path: "db".into(), reason: "EIO".into() };
         (1..=3).for_each(|ticket| rig.thread.submit(ticket, setting(ticket)));
         (0..3).for_each(|_| rig.gate.send(Err(fatal.clone())).expect("the store waits"));
-        assert!(rig.thread.stop().is_some());
+        assert!(Box::new(rig.thread).stop().is_some());
         let failed = |ticket| Report::Failed { ticket, error: fatal.clone() };
         assert_eq!(rig.reports.try_iter().collect::<Vec<_>>(), [failed(1), failed(2), failed(3)]);
     }
@@ -260,6 +269,6 @@ mod tests {
         thread.submit(7, Vec::new());
         let Ok(Report::Failed { ticket, error }) = reports.recv() else { panic!("no report") };
         assert!(ticket == 7 && error.is_fatal(), "{error}");
-        assert!(thread.stop().is_some(), "the thread lives");
+        assert!(Box::new(thread).stop().is_some(), "the thread lives");
     }
 }

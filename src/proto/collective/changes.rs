@@ -8,6 +8,7 @@ use crate::proto::epoch::{Adoption, EpochMessage, NotYet, ProposeError, Proposer
 use crate::proto::identity::MemberId;
 use crate::proto::lease::{ClaimEvent, LeaseAck, LeaseRequest, Verdict};
 use crate::proto::message::Message;
+use crate::proto::planted::Bug;
 use crate::proto::record::Record;
 use crate::proto::request::{Done, ErrorCode, EventKind, Refusal, Standing};
 use crate::proto::roster::{Change, Roster, RosterError};
@@ -122,7 +123,12 @@ impl Collective {
                 let reply = answer.reply.map(Message::Epoch);
                 match (answer.save, reply) {
                     // R1: durable before the reply.
-                    (Some(state), reply) => {
+                    (Some(state), mut reply) => {
+                        if self.planted.has(Bug::AnswersBeforeSaved)
+                            && let Some(reply) = reply.take()
+                        {
+                            self.say(from, reply);
+                        }
                         let sequence = self.next_sequence();
                         let mut after = vec![AfterSave::Sequence(sequence)];
                         after.extend(reply.map(|reply| AfterSave::Say(from, Box::new(reply))));
@@ -175,6 +181,11 @@ impl Collective {
         self.adopting = Some(roster.version);
         let sequence = self.next_sequence();
         let records = vec![Record::Roster(Box::new(roster.clone())), Record::Sequence(sequence)];
+        if self.planted.has(Bug::RosterNotStored) {
+            self.save(vec![Record::Sequence(sequence)], vec![AfterSave::Sequence(sequence)]);
+            self.enforce(roster);
+            return;
+        }
         self.save(records, vec![AfterSave::Sequence(sequence), AfterSave::Adopt(Box::new(roster))]);
     }
 
@@ -319,6 +330,7 @@ impl Collective {
         match may_propose(self.me, &self.roster, change, quorate, self.tenure, self.now.boot) {
             // What cannot be made at all is refused by the proposal itself.
             Ok(()) | Err(NotYet::Roster(_)) => None,
+            Err(NotYet::Wait { .. }) if self.planted.has(Bug::VotesMoveAtOnce) => None,
             Err(wait) => Some(wait),
         }
     }

@@ -10,6 +10,7 @@ use crate::proto::identity::{Fingerprint, MemberId};
 use crate::proto::lease::Stamp;
 use crate::proto::liveness::Liveness;
 use crate::proto::message::{Call, Delivery, Errand, Hello, Message, Return};
+use crate::proto::planted::Bug;
 use crate::proto::record::Record;
 use crate::proto::request::EventKind;
 use crate::proto::swim::SwimOut;
@@ -83,7 +84,7 @@ impl Collective {
 
     /// R8: a removed member locks, keeps its data readable, and says how to rejoin.
     pub(super) fn on_expelled(&mut self, notice: String) {
-        if self.removed.is_some() {
+        if self.removed.is_some() || self.planted.has(Bug::RemovedGoesOn) {
             return;
         }
         self.save(vec![Record::Removed(notice.clone())], Vec::new());
@@ -177,6 +178,9 @@ impl Collective {
                     self.suspicions.remove(&accused);
                 }
                 SwimOut::RaiseIncarnation { to } => {
+                    if self.planted.has(Bug::IncarnationTooEarly) {
+                        self.stamp.incarnation = to;
+                    }
                     self.save(vec![Record::Incarnation(to)], vec![AfterSave::Incarnation(to)]);
                 }
                 SwimOut::Changed { member, to, cause, .. } => {

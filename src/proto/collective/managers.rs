@@ -22,6 +22,7 @@ use crate::proto::identity::MemberId;
 use crate::proto::lease::{Recorded, RefusalReason};
 use crate::proto::liveness::Liveness;
 use crate::proto::name::{MemberName, NodeName};
+use crate::proto::planted::Bug;
 use crate::proto::request::{EventKind, ManagerStatus, RuledOut, Standing, Wait};
 use crate::proto::roster::Roster;
 use crate::proto::time::Instant;
@@ -289,6 +290,9 @@ impl Collective {
         }
         // A voter that keeps quiet (R6) has an empty lease table.
         if self.voters.contains(&self.me) && self.voter.quiet_until() <= now {
+            if self.planted.has(Bug::DeadStayAvailable) && self.seated.contains_key(&id) {
+                return Some(far);
+            }
             let (_, expiry) = self.voter.session(id, now)?;
             self.seated.contains_key(&id).then_some(expiry)
         } else {
@@ -338,10 +342,14 @@ impl Collective {
             candidates: value("collective.managercandidates"),
             policy: value("collective.managerpolicy").map(Policy::from_attribute).unwrap_or_default(),
             fail_back: value("collective.failback").map(FailBack::from_attribute).unwrap_or_default(),
-            holder: handed_to.or_else(held_by).or_else(recorded),
+            holder: handed_to.or_else(held_by).or_else(recorded).filter(|_| !self.planted.has(Bug::NotSticky)),
             despite: record.as_ref().and_then(|record| record.despite.as_ref()).map(MemberName::as_str),
         };
-        election::elect(&contest, electorate, expressions)
+        let mut verdict = election::elect(&contest, electorate, expressions);
+        if self.planted.has(Bug::BadCandidateStops) && !verdict.unknown.is_empty() {
+            verdict.desired = None;
+        }
+        verdict
     }
 
     fn review(&mut self, node: &NodeName, electorate: &Electorate, expressions: &mut Expressions) {
@@ -353,6 +361,7 @@ impl Collective {
             (Some(me), None) => {
                 // R10: the k-th ranked waits k x T/8.
                 let position = verdict.as_ref().and_then(|verdict| verdict.position(me)).unwrap_or(0);
+                let position = if self.planted.has(Bug::NoBackOff) { 0 } else { position };
                 let wait = self.roster.timing.lease() / 8 * u32::try_from(position).unwrap_or(u32::MAX);
                 let since = self.now.boot;
                 self.managers.duties.insert(node.clone(), Duty::Waiting { since, at: since + wait });
@@ -403,8 +412,8 @@ impl Collective {
             match duty {
                 Duty::Waiting { since, .. } => self.try_claim(&node, since),
                 // R10: no majority within T/2: release, and try again after a random while.
-                Duty::Claiming { .. } => self.back_off(&node),
-                Duty::Recording { .. } | Duty::Acting { .. } => {}
+                Duty::Claiming { .. } if !self.planted.has(Bug::NoBackOff) => self.back_off(&node),
+                Duty::Claiming { .. } | Duty::Recording { .. } | Duty::Acting { .. } => {}
             }
         }
     }
@@ -423,8 +432,8 @@ impl Collective {
             self.managers.duties.insert(node.clone(), Duty::Waiting { since, at });
             return;
         }
-        let term = 1 + recorded(&self.documents, &self.roster, node).term.max(self.voter.highest_term(node));
-        self.claim(node, term);
+        let last = recorded(&self.documents, &self.roster, node).term.max(self.voter.highest_term(node));
+        self.claim(node, if self.planted.has(Bug::TermsUsedAgain) { 1 } else { 1 + last });
     }
 
     /// R10: returns until when the recorded holder of a node may still tell a voter that has just started what it holds.
@@ -462,7 +471,7 @@ impl Collective {
                 self.holder.release(node, now);
                 self.claim(node, term.max(*at_least) + 1);
             }
-            (Some(Duty::Claiming { .. }), RefusalReason::Held { for_ms, .. }) => {
+            (Some(Duty::Claiming { .. }), RefusalReason::Held { for_ms, .. }) if !self.planted.has(Bug::NoBackOff) => {
                 // Asked again each round, since the holder may release before its lease ends: its release may only be
                 // late at this one voter.
                 self.claim_later(node, Duration::from_millis(u64::from(*for_ms)).min(self.roster.timing.renewal()));

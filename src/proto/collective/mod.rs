@@ -42,6 +42,7 @@ use super::invite::{Invite, Invites};
 use super::lease::{Holder, Stamp, Voter};
 use super::message::{Delivery, Hello, Message};
 use super::name::{MemberName, NodeName};
+use super::planted::{Bug, Planted};
 use super::record::Record;
 use super::request::{EventKind, LoggedEvent, Request, Response, Standing};
 use super::roster::Roster;
@@ -155,6 +156,7 @@ pub struct Collective {
     to_self: VecDeque<Message>,
     effects: Vec<Effect>,
     now: Now,
+    planted: Planted,
 }
 
 impl Collective {
@@ -229,6 +231,7 @@ impl Collective {
             to_self: VecDeque::new(),
             effects: Vec::new(),
             now,
+            planted: Planted::default(),
             rng,
             roster,
         };
@@ -238,6 +241,15 @@ impl Collective {
         collective.managers.touch_all();
         let effects = collective.finish();
         (collective, effects)
+    }
+
+    /// Plants bugs, for the simulator to find; without effect in a release build.
+    #[doc(hidden)]
+    pub fn plant(&mut self, planted: Planted) {
+        self.planted = planted;
+        self.voter.plant(planted);
+        self.holder.plant(planted);
+        self.proposer.plant(planted);
     }
 
     /// Takes one event in and returns what must be done about it, in order.
@@ -253,14 +265,26 @@ impl Collective {
 
     /// Returns whether this member acts for that node at that very moment (R5). Never cached.
     pub fn acts(&self, node: &NodeName, now: Instant) -> bool {
-        self.removed.is_none()
-            && self.managers.is_acting(node)
-            && self.holder.acts_until(&self.roster, node).is_some_and(|until| until > now)
+        if self.planted.has(Bug::ActingIsCached) {
+            return self.managers.is_acting(node);
+        }
+        self.acts_until(node).is_some_and(|until| until > now)
+    }
+
+    /// Returns until when this member acts for that node, unless something happens before; that may be over already.
+    pub fn acts_until(&self, node: &NodeName) -> Option<Instant> {
+        let may_act = self.removed.is_none() && self.managers.is_acting(node);
+        self.holder.acts_until(&self.roster, node).filter(|_| may_act)
     }
 
     /// Returns whether this member holds quorum at that very moment.
     pub fn is_quorate(&self, now: Instant) -> bool {
         self.removed.is_none() && self.holder.quorum(&self.roster, now).is_held()
+    }
+
+    /// Returns until when this member holds quorum, unless something happens before; that may be over already.
+    pub fn quorum_until(&self) -> Option<Instant> {
+        self.holder.quorum_until(&self.roster).filter(|_| self.removed.is_none())
     }
 
     /// Returns how far this session has come.
@@ -281,17 +305,6 @@ impl Collective {
     /// Returns the nodes that this member acts for, whether or not the lease still holds.
     pub fn acting(&self) -> impl Iterator<Item = &NodeName> {
         self.managers.acting()
-    }
-
-    /// Returns every node that this member acts for, with the moment until which it does (R5), which may be over.
-    pub fn acts_until(&self) -> impl Iterator<Item = (&NodeName, Instant)> {
-        let grants = self.removed.is_none().then(|| self.holder.under(&self.roster));
-        self.managers.acting().filter_map(move |node| Some((node, grants.as_ref()?.acts_until(node)?)))
-    }
-
-    /// Returns how many members this one has a link to.
-    pub fn links(&self) -> usize {
-        self.links.len()
     }
 
     /// Returns what this member believes of another.
@@ -408,6 +421,8 @@ impl Collective {
     }
 
     fn on_saved(&mut self, ticket: Ticket) {
+        // Whatever save it was: the disk has room again.
+        self.writes.disk_trouble = None;
         for after in self.saves.remove(&ticket).unwrap_or_default() {
             match after {
                 AfterSave::Adopt(roster) => self.enforce(*roster),

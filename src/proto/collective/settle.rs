@@ -11,6 +11,7 @@ use crate::proto::lease::LeaseRelease;
 use crate::proto::liveness::Liveness;
 use crate::proto::message::{Message, WIRE_MAX, WIRE_MIN};
 use crate::proto::name::MemberName;
+use crate::proto::planted::Bug;
 use crate::proto::request::{EventKind, Standing};
 use crate::proto::roster::Change;
 use crate::proto::time::Instant;
@@ -68,12 +69,16 @@ impl Collective {
             (Standing::Rejoining | Standing::Seated, Standing::Isolated) => self.on_quorum_lost(),
             _ => {}
         }
-        if self.standing == Standing::Rejoining && self.has_resynced() {
+        let has_resynced = self.has_resynced() || self.planted.has(Bug::SeatWithoutResync);
+        if self.standing == Standing::Rejoining && has_resynced {
             self.standing = Standing::Seated;
             self.managers.touch_all();
             self.holder.hurry();
         }
         if self.changing_over.is_none() && !self.deferred.is_empty() {
+            if self.planted.has(Bug::DeferredForgotten) {
+                self.deferred.clear();
+            }
             self.take_up_deferred();
         }
     }
@@ -174,6 +179,9 @@ impl Collective {
     /// R3: returns whether a learner is fully resynced and holds grants, by its own word, and for so long that it may
     /// grant in turn: a voter in its quiet start (R6) would take quorum away from a collective of two.
     pub(super) fn is_ready(&self, id: MemberId) -> bool {
+        if self.planted.has(Bug::LearnersVoteAtOnce) {
+            return self.roster.member(id).is_some_and(|member| member.learner);
+        }
         self.roster.member(id).is_some_and(|member| member.learner)
             && self.voter.session(id, self.now.boot).is_some()
             && self.ready_at(id).is_some_and(|at| at <= self.now.boot)

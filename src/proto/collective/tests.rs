@@ -199,3 +199,20 @@ fn nothing_of_an_inventory_is_stored_when_its_last_line_is_wrong() {
     let [Response::Error(refused)] = &lone.replies[..] else { panic!("{:?}", lone.replies) };
     assert!(refused.error.message.contains("nobody"), "{refused:?}");
 }
+
+#[test]
+fn a_disk_that_has_room_again_takes_writes_whatever_it_had_refused() {
+    let mut lone = Lone::start();
+    let name = MemberName::new("mgt2").expect("a valid name");
+    let request = Request::Invite { name, role: Role::Voter, ttl_ms: 60_000, uses: 1 };
+    lone.handle(Event::Request { id: 1, request, within_ms: 10_000, entropy: Box::new([7; 40]) });
+    let (ticket, _) = *lone.saves.front().expect("an invitation is stored");
+    lone.handle(Event::NotSaved { ticket, reason: "no space left on device".to_owned() });
+    lone.define("n1");
+    let refused = matches!(&lone.replies[..], [Response::Error(refused)] if refused.error.code == ErrorCode::Failure);
+    assert!(refused, "nothing can be stored: {:?}", lone.replies);
+    lone.finish_saves();
+    lone.define("n1");
+    lone.finish_saves();
+    assert!(matches!(lone.replies.last(), Some(Response::Done(_))), "{:?}", lone.replies);
+}

@@ -17,6 +17,7 @@ use crate::proto::document::{
 use crate::proto::identity::MemberId;
 use crate::proto::message::Message;
 use crate::proto::name::NodeName;
+use crate::proto::planted::Bug;
 use crate::proto::record::Record;
 use crate::proto::request::{Done, ErrorCode, EventKind, Refusal, Response, Wait};
 use crate::proto::sync::{self, Resync, SyncError, SyncMessage, Watch};
@@ -198,7 +199,6 @@ impl Collective {
 
     /// Our own changes are durable: they become visible and are sent to everybody.
     pub(super) fn on_written_durable(&mut self, changes: &[NewChange]) {
-        self.writes.disk_trouble = None;
         let ids: Vec<_> = changes.iter().map(|change| change.id).collect();
         self.make_visible(&ids);
         for message in sync::push(changes) {
@@ -280,6 +280,11 @@ impl Collective {
         link.resync = resync;
         link.has_resynced = false;
         link.compared_at = self.now.boot;
+        if self.planted.has(Bug::NoResync) {
+            link.has_resynced = true;
+            self.resynced.insert(peer);
+            return;
+        }
         self.writes.comparing.insert(peer);
         let name = self.name_of(peer);
         self.happen(EventKind::ResyncStart, About::member(name.clone()), format!("comparing documents with {name}"));
@@ -318,12 +323,20 @@ impl Collective {
     }
 
     fn on_changes(&mut self, from: MemberId, changes: &sync::Changes) -> Result<(), SyncError> {
-        let roster = &self.roster;
-        let known = |actor: Actor| roster.by_prefix(actor.prefix()).is_some();
+        let (roster, refuses_removed) = (&self.roster, self.planted.has(Bug::RemovedAuthorsRefused));
+        let known = |actor: Actor| {
+            let author = roster.by_prefix(actor.prefix());
+            author.is_some_and(|id| !refuses_removed || roster.member(id).is_some())
+        };
         let Some(link) = self.links.get_mut(&from) else { return Ok(()) };
         let step = link.resync.on_changes(changes, &mut self.documents, &known)?;
         if !step.save.is_empty() {
-            let ids = step.save.iter().map(|change| change.id).collect();
+            let ids: Vec<_> = step.save.iter().map(|change| change.id).collect();
+            if self.planted.has(Bug::AckedOnReceipt) {
+                SyncMessage::durable(ids.clone())
+                    .into_iter()
+                    .for_each(|message| self.say(from, Message::Sync(message)));
+            }
             let records = step.save.iter().map(record_of_change).collect();
             self.save(records, vec![AfterSave::Received(ids)]);
         }
@@ -383,6 +396,11 @@ impl Collective {
     /// Returns whether as many members hold a change as a write asks for.
     fn is_held(&self, id: &ChangeId, wait: Wait) -> bool {
         let mut copies = self.acks.durable_on(id);
+        if self.planted.has(Bug::MajorityOfTheLinked) {
+            let voters: Vec<_> = self.links.keys().chain([&self.me]).filter(|id| self.voters.contains(id)).collect();
+            copies.extend(self.documents.is_durable(id).then_some(self.me));
+            return 2 * voters.iter().filter(|voter| copies.contains(voter)).count() > voters.len();
+        }
         if self.documents.is_durable(id) {
             copies.insert(self.me);
         }
@@ -390,7 +408,7 @@ impl Collective {
             || copies.intersection(&self.voters).count() >= crate::proto::quorum::majority(self.voters.len());
         match wait {
             Wait::Local => copies.contains(&self.me),
-            Wait::Majority => majority(),
+            Wait::Majority => majority() || (self.planted.has(Bug::AckedOnOneDisk) && copies.contains(&self.me)),
             Wait::All => majority() && self.links.keys().chain([&self.me]).all(|id| copies.contains(id)),
         }
     }
@@ -399,8 +417,11 @@ impl Collective {
         if self.writes.waiting.is_empty() {
             return;
         }
-        let is_confirmed =
-            |waiting: &Waiting| waiting.rest.is_empty() && waiting.awaits().all(|id| self.is_held(&id, waiting.wait));
+        // I5: without quorum the roster may be an old one, and a majority of its voters none any more.
+        let may_confirm = self.is_quorate(self.now.boot);
+        let is_confirmed = |waiting: &Waiting| {
+            may_confirm && waiting.rest.is_empty() && waiting.awaits().all(|id| self.is_held(&id, waiting.wait))
+        };
         let ended: Vec<_> = self
             .writes
             .waiting
@@ -437,7 +458,8 @@ impl Collective {
         } else {
             "it may still take effect; look with `collective status`, then read the value again"
         };
-        Refusal::new(ErrorCode::Indeterminate, message, hint)
+        let is_hidden = self.planted.has(Bug::StoredButRefused);
+        Refusal::new(if is_hidden { ErrorCode::NoQuorum } else { ErrorCode::Indeterminate }, message, hint)
     }
 
     /// Looks at the roots that members tell by gossip. A difference that does not go away by itself is looked into,

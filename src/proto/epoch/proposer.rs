@@ -8,6 +8,7 @@ use rand_core::{Rng, SeedableRng};
 
 use super::{Accepted, Adoption, Ballot, EpochMessage, adopts, is_majority};
 use crate::proto::identity::{MemberId, RosterHash};
+use crate::proto::planted::{Bug, Planted};
 use crate::proto::roster::{Change, Roster, RosterError, Version};
 use crate::proto::time::{Instant, WallTime};
 
@@ -54,6 +55,7 @@ pub struct Proposer {
     /// The highest round heard of, whatever the epoch.
     round: u64,
     proposal: Option<Proposal>,
+    planted: Planted,
 }
 
 #[derive(Clone, Debug)]
@@ -75,6 +77,7 @@ struct Proposal {
     /// When to act next: resend, or start the next round.
     due: Instant,
     deadline: Instant,
+    planted: Planted,
 }
 
 #[derive(Clone, Debug)]
@@ -88,7 +91,12 @@ enum Phase {
 impl Proposer {
     /// Makes the proposer of the member `me`. The seed must be drawn anew at every start: ballots are made from it.
     pub fn new(me: MemberId, seed: u64) -> Self {
-        Self { me, random: ChaCha8Rng::seed_from_u64(seed), round: 0, proposal: None }
+        Self { me, random: ChaCha8Rng::seed_from_u64(seed), round: 0, proposal: None, planted: Planted::default() }
+    }
+
+    /// Plants bugs, for the simulator to find.
+    pub(crate) fn plant(&mut self, planted: Planted) {
+        self.planted = planted;
     }
 
     /// Returns whether a proposal is under way.
@@ -127,6 +135,7 @@ impl Proposer {
             outbid: false,
             due: now,
             deadline: now + roster.timing.lease() * DEADLINE_LEASES,
+            planted: self.planted,
         };
         let out = proposal.send(now);
         self.proposal = Some(proposal);
@@ -265,6 +274,7 @@ impl Proposal {
         roster: &Roster,
         now: Instant,
     ) -> Vec<ProposerOut> {
+        let half = usize::from(self.planted.has(Bug::HalfDecides));
         let Phase::Preparing { promised, best } = &mut self.phase else {
             return Vec::new();
         };
@@ -277,22 +287,24 @@ impl Proposal {
             }
         }
         promised.insert(from);
-        if !is_majority(promised.len(), self.acceptors.len()) {
+        if !is_majority(promised.len() + half, self.acceptors.len()) {
             return Vec::new();
         }
         // R1: what may have been decided already goes before what is wanted here.
-        let value = best.take().map_or_else(|| self.value.clone(), |best| best.roster);
+        let best = best.take().filter(|_| !self.planted.has(Bug::OwnRosterFirst));
+        let value = best.map_or_else(|| self.value.clone(), |best| best.roster);
         self.phase = Phase::Accepting { value, accepted: BTreeSet::new() };
         self.outbid = false;
         self.send(now)
     }
 
     fn on_accepted(&mut self, from: MemberId) -> Option<Roster> {
+        let half = usize::from(self.planted.has(Bug::HalfDecides));
         let Phase::Accepting { value, accepted } = &mut self.phase else {
             return None;
         };
         accepted.insert(from);
-        is_majority(accepted.len(), self.acceptors.len()).then(|| value.clone())
+        is_majority(accepted.len() + half, self.acceptors.len()).then(|| value.clone())
     }
 
     fn on_reject(&mut self, until: Instant) {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::super::identity::{MemberId, RosterHash, SessionId};
 use super::super::name::NodeName;
+use super::super::planted::{Bug, Planted};
 use super::super::quorum::{Quorum, majority};
 use super::super::roster::{Member, Roster};
 use super::super::time::Instant;
@@ -65,6 +66,7 @@ pub struct Holder {
     /// bring one. Emptied whenever a grant comes or goes.
     counted: OnceLock<Counted>,
     stamps: Stamps,
+    planted: Planted,
 }
 
 /// The end of what may be used of each grant under one roster, and whose it is; the longest first.
@@ -88,7 +90,14 @@ impl Holder {
             peers: BTreeMap::new(),
             counted: OnceLock::new(),
             stamps: Stamps::default(),
+            planted: Planted::default(),
         }
+    }
+
+    /// Plants bugs, for the simulator to find.
+    pub(crate) fn plant(&mut self, planted: Planted) {
+        self.planted = planted;
+        self.stamps.planted = planted;
     }
 
     /// Returns this session.
@@ -202,12 +211,15 @@ impl Holder {
         if ack.session != self.session || !self.stamps.admit(from, ack.stamp) {
             return Vec::new();
         }
-        let Some(sent) = peer.take_sent(ack.seq) else { return Vec::new() };
+        let Some(mut sent) = peer.take_sent(ack.seq) else { return Vec::new() };
         self.stamps.remember(from, ack.stamp);
         let round_trip = now.since(sent.at);
         let verdict = ack.verdict.without_refusals();
         peer.last_ack = Some(Answer { sent_at: sent.at, round_trip, verdict });
         let Verdict::Granted { applied, refused } = &ack.verdict else { return Vec::new() };
+        if self.planted.has(Bug::CountedFromAnswer) {
+            sent.at = now;
+        }
         peer.has_credit = true;
         self.counted = OnceLock::new();
         let mut events = Vec::new();
@@ -232,18 +244,22 @@ impl Holder {
         } else {
             Cow::Owned(self.count(roster).grants)
         };
-        Grants { holder: self, voters: roster.voters().len(), grants }
+        let voters = roster.voters().len();
+        // Half of the voters is a majority of two less.
+        let is_half = self.planted.has(Bug::HalfIsQuorum) && voters > 2;
+        Grants { holder: self, voters: voters - if is_half { 2 } else { 0 }, grants }
     }
 
     fn count(&self, roster: &Roster) -> Counted {
         let (voters, mark) = (roster.voters(), roster.mark());
+        let usable = if self.planted.has(Bug::NoMargin) { roster.timing.lease() } else { roster.timing.usable() };
         let mut grants = Vec::new();
         // R5: only a member of the current roster, and only grants under that very roster.
         if roster.member(self.me).is_some() {
             for (id, peer) in self.peers.iter().filter(|(id, _)| voters.contains(id)) {
                 if let Some(grant) = peer.grant.filter(|grant| grant.version == roster.version && grant.mark == mark) {
                     // R5: counted from when it was asked for, not from when the answer came.
-                    grants.push((grant.sent_at + roster.timing.usable(), *id));
+                    grants.push((grant.sent_at + usable, *id));
                 }
             }
         }
@@ -346,7 +362,9 @@ pub struct Grants<'a> {
 impl Grants<'_> {
     /// Returns how many voters' grants have not expired.
     pub fn quorum(&self, now: Instant) -> Quorum {
-        Quorum { granted: self.grants.iter().filter(|(end, _)| *end > now).count(), voters: self.voters }
+        let granted = self.grants.iter().filter(|(end, _)| *end > now).count();
+        let is_shrinking = self.holder.planted.has(Bug::ShrinkingQuorum) && granted > 0;
+        Quorum { granted, voters: if is_shrinking { granted } else { self.voters } }
     }
 
     /// Returns the voters whose grants have not expired.
@@ -369,6 +387,7 @@ impl Grants<'_> {
     /// None when it does not claim the node or no majority confirmed the claim under this roster. R5.
     pub fn acts_until(&self, node: &NodeName) -> Option<Instant> {
         let (number, _) = self.holder.ledger.hold(node)?;
+        let number = if self.holder.planted.has(Bug::UnconfirmedClaims) { 0 } else { number };
         let is_confirming =
             |voter: &MemberId| self.holder.peers.get(voter).is_some_and(|peer| peer.confirms(node, number));
         let mut ends = self.grants.iter().filter(|(_, voter)| is_confirming(voter)).map(|(end, _)| *end);

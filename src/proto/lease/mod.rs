@@ -26,6 +26,7 @@ use minicbor::{Decode, Encode};
 
 use super::identity::{MemberId, RosterMark, SessionId};
 use super::name::NodeName;
+use super::planted::{Bug, Planted};
 use super::roster::Version;
 
 mod holder;
@@ -286,16 +287,20 @@ pub struct LeaseRelease {
 
 /// The highest counters seen of each member. R9.
 #[derive(Clone, Debug, Default)]
-struct Stamps(BTreeMap<MemberId, Stamp>);
+struct Stamps {
+    seen: BTreeMap<MemberId, Stamp>,
+    planted: Planted,
+}
 
 impl Stamps {
     /// Returns whether neither counter is lower than was seen before.
     fn admit(&self, member: MemberId, stamp: Stamp) -> bool {
-        self.0.get(&member).is_none_or(|seen| stamp.incarnation >= seen.incarnation && stamp.sequence >= seen.sequence)
+        let is_newer = |seen: &Stamp| stamp.incarnation >= seen.incarnation && stamp.sequence >= seen.sequence;
+        self.seen.get(&member).is_none_or(is_newer) || self.planted.has(Bug::NoAmnesiaGuard)
     }
 
     fn remember(&mut self, member: MemberId, stamp: Stamp) {
-        let seen = self.0.entry(member).or_default();
+        let seen = self.seen.entry(member).or_default();
         seen.incarnation = seen.incarnation.max(stamp.incarnation);
         seen.sequence = seen.sequence.max(stamp.sequence);
     }

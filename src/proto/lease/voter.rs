@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::identity::{MemberId, SessionId};
 use super::super::name::NodeName;
+use super::super::planted::{Bug, Planted};
 use super::super::roster::{Roster, Timing};
 use super::super::time::Instant;
 use super::{
@@ -35,6 +36,7 @@ pub struct Voter {
     soonest: Option<Instant>,
     slots: BTreeMap<NodeName, Slot>,
     stamps: Stamps,
+    planted: Planted,
 }
 
 /// What is promised to one member. Kept after it expired: its `seq` still tells old requests from new ones.
@@ -87,6 +89,16 @@ impl Voter {
             soonest: None,
             slots: BTreeMap::new(),
             stamps: Stamps::default(),
+            planted: Planted::default(),
+        }
+    }
+
+    /// Plants bugs, for the simulator to find.
+    pub(crate) fn plant(&mut self, planted: Planted) {
+        self.planted = planted;
+        self.stamps.planted = planted;
+        if planted.has(Bug::NoQuietStart) {
+            self.quiet_until = Instant::ZERO;
         }
     }
 
@@ -102,19 +114,23 @@ impl Voter {
         recorded: &dyn Fn(&NodeName) -> Recorded,
         now: Instant,
     ) -> LeaseAck {
-        let mark = roster.mark();
-        let verdict = if request.version > roster.version {
+        let (version, mark) = if self.planted.has(Bug::OldEpochGranted) {
+            (request.version.min(roster.version), request.mark)
+        } else {
+            (roster.version, roster.mark())
+        };
+        let verdict = if request.version > version {
             Verdict::NewerEpoch
         } else if roster.member(from).is_none() {
             Verdict::NotOnRoster
-        } else if request.version < roster.version || request.mark != mark {
+        } else if request.version < version || request.mark != mark {
             // R1: one roster per epoch; R4: an older one gets no grant.
             Verdict::StaleEpoch
         } else {
             self.judge(roster, from, request, recorded, now)
         };
         LeaseAck {
-            version: roster.version,
+            version,
             mark,
             session: request.session,
             seq: request.seq,
@@ -147,7 +163,7 @@ impl Voter {
 
     /// Notes that a roster was adopted.
     pub fn on_epoch(&mut self, voters_changed: bool, now: Instant) {
-        if voters_changed {
+        if voters_changed && !self.planted.has(Bug::NoSettling) {
             // R7: a majority of the former voters may have confirmed what this one never heard of.
             self.settled_at = self.settled_at.max(now + self.timing.quiet());
         }
@@ -191,7 +207,7 @@ impl Voter {
 
     /// Returns the highest counters seen of each member, to be kept on disk. R9.
     pub fn stamps(&self) -> impl Iterator<Item = (MemberId, Stamp)> + '_ {
-        self.stamps.0.iter().map(|(member, stamp)| (*member, *stamp))
+        self.stamps.seen.iter().map(|(member, stamp)| (*member, *stamp))
     }
 
     /// Notes a member's counters, read from disk or seen elsewhere. R9.
@@ -217,7 +233,8 @@ impl Voter {
         now: Instant,
     ) -> Verdict {
         let known = self.sessions.get_mut(&from);
-        if known.as_ref().is_some_and(|session| session.id == request.session && request.seq <= session.seq) {
+        let is_outdated = |session: &&mut Session| session.id == request.session && request.seq <= session.seq;
+        if known.as_ref().is_some_and(is_outdated) && !self.planted.has(Bug::RequestsInAnyOrder) {
             return Verdict::Outdated;
         }
         if !self.stamps.admit(from, request.stamp) {
@@ -227,7 +244,8 @@ impl Voter {
         if now < self.quiet_until {
             return Verdict::Quiet { for_ms: millis(self.quiet_until.since(now)) };
         }
-        if let Some(session) = known.filter(|session| session.id != request.session && session.is_live(now)) {
+        let is_other = |session: &&mut Session| session.id != request.session && session.is_live(now);
+        if let Some(session) = known.filter(is_other).filter(|_| !self.planted.has(Bug::ManySessions)) {
             // R4: one session of a member at a time.
             let is_proven = session.rival.is_some_and(|rival| rival.is_proven && rival.until > now);
             session.rival = Some(Rival { until: now + roster.timing.lease(), is_proven });
@@ -324,6 +342,7 @@ impl Voter {
         let is_own = slot.is_some_and(|slot| slot.member == from && slot.session == session.id);
         if let Some(slot) = slot.filter(|_| !is_own)
             && let Some(expiry) = self.expiry_of(slot, now)
+            && !self.planted.has(Bug::SharedClaims)
         {
             // I1: a node has one holder at a time at every voter.
             return Err(RefusalReason::Held { by: slot.member, for_ms: millis(expiry.since(now)) });
@@ -336,7 +355,7 @@ impl Voter {
         } else {
             after_slot.max(recorded.term.saturating_add(1))
         };
-        if term < at_least {
+        if term < at_least && !self.planted.has(Bug::TermsUsedAgain) {
             return Err(RefusalReason::StaleTerm { at_least });
         }
         if !is_renewal && now < self.settled_at {

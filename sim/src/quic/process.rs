@@ -1,0 +1,142 @@
+//! A simulated process: all tasks of one daemon, which can be stopped in their tracks, let go on, and killed together.
+
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use quinn::{AsyncTimer, AsyncUdpSocket, Runtime, TokioRuntime};
+use tokio::task::AbortHandle;
+
+type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// One process. It is also the runtime that quinn finds: tasks and timers of the simulation's only thread.
+#[derive(Clone, Default)]
+pub(super) struct Process(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    paused: bool,
+    dead: bool,
+    /// Who wants to go on when the pause is over.
+    waiting: Vec<Waker>,
+    tasks: Vec<AbortHandle>,
+}
+
+impl fmt::Debug for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Process")
+    }
+}
+
+impl Process {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs a task as a part of the process.
+    pub(super) fn run(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let gated = Gated { process: self.clone(), task: Box::pin(task) };
+        let mut state = self.lock();
+        if state.tasks.len() >= 64 {
+            state.tasks.retain(|task| !task.is_finished());
+        }
+        state.tasks.push(tokio::spawn(gated).abort_handle());
+    }
+
+    /// Lets nothing of it happen, or lets it go on.
+    pub(super) fn pause(&self, paused: bool) {
+        let mut state = self.lock();
+        state.paused = paused;
+        if !paused {
+            state.waiting.drain(..).for_each(Waker::wake);
+        }
+    }
+
+    /// Ends it between two of its steps: nothing is said or written any more.
+    pub(super) fn kill(&self) {
+        let mut state = self.lock();
+        state.dead = true;
+        state.waiting.clear();
+        state.tasks.drain(..).for_each(|task| task.abort());
+    }
+}
+
+/// A task that goes on only while its process does.
+struct Gated {
+    process: Process,
+    task: Task,
+}
+
+impl Future for Gated {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        {
+            let mut state = self.process.lock();
+            if state.dead {
+                return Poll::Ready(());
+            }
+            if state.paused {
+                state.waiting.push(cx.waker().clone());
+                return Poll::Pending;
+            }
+        }
+        self.task.as_mut().poll(cx)
+    }
+}
+
+impl Runtime for Process {
+    fn new_timer(&self, at: Instant) -> Pin<Box<dyn AsyncTimer>> {
+        TokioRuntime.new_timer(at)
+    }
+
+    fn spawn(&self, task: Task) {
+        self.run(task);
+    }
+
+    fn wrap_udp_socket(&self, _: std::net::UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, "there are no sockets of the system in a simulation"))
+    }
+
+    fn now(&self) -> Instant {
+        TokioRuntime.now()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::Duration;
+
+    use tokio::time::sleep;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_paused_process_does_nothing_and_a_killed_one_never_again() {
+        let steps = Arc::new(AtomicU32::new(0));
+        let counter = steps.clone();
+        let process = Process::default();
+        process.run(async move {
+            loop {
+                sleep(Duration::from_millis(10)).await;
+                counter.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let count = || steps.load(Ordering::Relaxed);
+        sleep(Duration::from_millis(55)).await;
+        assert_eq!(count(), 5);
+        process.pause(true);
+        sleep(Duration::from_millis(100)).await;
+        assert_eq!(count(), 5);
+        process.pause(false);
+        sleep(Duration::from_millis(15)).await;
+        assert_eq!(count(), 7, "what was due, and the next");
+        process.kill();
+        sleep(Duration::from_millis(100)).await;
+        assert_eq!(count(), 7);
+    }
+}

@@ -1,0 +1,185 @@
+//! The steps of a scenario at this level: what is asked of whom, what must be answered, and what must then be so.
+
+use std::time::Duration;
+
+use collective::proto::name::{MemberName, NodeName};
+use collective::proto::request::{ErrorCode, Request};
+use tokio::time::sleep;
+
+use super::drive::{Director, LOOK, WITHIN};
+use super::ledger::Outcome;
+use super::stage::State;
+use super::watch::outcome_of;
+use crate::fault::MS;
+use crate::site::{Death, name};
+use crate::step::{Act, Answer, Bound, Check, Step, What};
+
+/// How long an answer takes that nothing waits for.
+const ON_THE_SPOT: Duration = Duration::from_millis(5);
+
+impl Director {
+    /// Does and checks what a step says.
+    ///
+    /// # Errors
+    /// What should have been so in time and was not.
+    pub(super) async fn take_step(&self, step: &Step) -> Result<(), String> {
+        let end = self.stage.lock().time() + step.within_ms * MS;
+        loop {
+            let (now, held) = {
+                let mut state = self.stage.lock();
+                (state.time(), state.all_hold(&step.checks))
+            };
+            match held {
+                Ok(()) => break,
+                Err(what) if now >= end || self.is_over() => return Err(what),
+                Err(_) => sleep(LOOK).await,
+            }
+        }
+        let end = self.stage.lock().time() + step.stays_ms * MS;
+        while self.stage.lock().time() < end && !self.is_over() {
+            sleep(LOOK).await;
+            self.stage.lock().all_hold(&step.checks)?;
+        }
+        match &step.act {
+            Some(act) => self.act(act).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn act(&self, act: &Act) -> Result<(), String> {
+        let director = self.clone();
+        let (via, what) = (act.via, act.what.clone());
+        let done = tokio::spawn(async move { director.carry_out(via, what).await });
+        let Some(wanted) = act.answer else { return Ok(()) };
+        // What is answered on the spot still passes from task to task.
+        let within = Duration::from_millis(act.within_ms).max(ON_THE_SPOT);
+        let outcome = match tokio::time::timeout(within, done).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => return Err("what was asked for panicked".to_owned()),
+            Err(_) => return Err(format!("m{via} does not answer in time")),
+        };
+        let is_wanted = match (wanted, &outcome) {
+            (Answer::Done, Outcome::Done) | (Answer::Unknown, Outcome::Unknown) => true,
+            (Answer::Refused(wanted), Outcome::Refused(code)) => wanted == *code,
+            _ => false,
+        };
+        if is_wanted { Ok(()) } else { Err(format!("m{via} should answer {wanted:?}, and answers {outcome:?}")) }
+    }
+
+    async fn carry_out(&self, via: usize, what: What) -> Outcome {
+        let member = |number: usize| MemberName::new(&name(number)).map_err(|_| Outcome::Unknown);
+        let request = match what {
+            What::Write => return self.write(via, 0).await.unwrap_or(Outcome::Unknown),
+            What::Invite { member, dies } => return self.let_in(member, via, dies).await,
+            What::Define { node, candidates } => {
+                self.stage.lock().note_node(&node, &candidates);
+                let assignments = vec![format!("collective.managercandidates={candidates}")];
+                Ok(Request::DefineNodes { nodes: node, assignments })
+            }
+            What::Delete { member: at } => {
+                member(at).map(|member| Request::Delete { member, force: true, dry_run: false })
+            }
+            What::Leave => Ok(Request::Leave),
+            What::Role { member: at, role } => member(at).map(|member| Request::SetRole { member, role }),
+            What::Move { node, to } => member(to).map(|to| Request::Move { nodes: node, to, dry_run: false }),
+            What::Drain { member: at, drain } => member(at).map(|member| Request::Drain { member, drain }),
+            What::Run { nodes } => Ok(crate::step::run_action(&nodes)),
+        };
+        match request {
+            Ok(request) => self.ask(via, request, WITHIN).await.as_ref().map_or(Outcome::Unknown, outcome_of),
+            Err(outcome) => outcome,
+        }
+    }
+
+    async fn let_in(&self, joiner: usize, via: usize, dies: bool) -> Outcome {
+        self.boot(joiner);
+        // Its daemon needs a moment to found the collective of its own that it leaves again.
+        sleep(LOOK).await;
+        let Ok(token) = self.invite(joiner, via).await else { return Outcome::Refused(ErrorCode::Failure) };
+        if !dies {
+            return match self.join(joiner, token, None).await {
+                Ok(()) => Outcome::Done,
+                Err(_) => Outcome::Refused(ErrorCode::Failure),
+            };
+        }
+        let director = self.clone();
+        tokio::spawn(async move { director.join(joiner, token, None).await });
+        // It dies as soon as it holds its welcome.
+        let is_in = |state: &State| {
+            let seen = state.sites[joiner].seen.as_ref();
+            seen.is_some_and(|seen| state.cluster == Some(seen.roster.cluster))
+        };
+        if !self.wait(20, is_in).await {
+            return Outcome::Refused(ErrorCode::Failure);
+        }
+        self.stage.lock().sites[joiner].downs += 1;
+        self.die(joiner, Death::Killed);
+        Outcome::Done
+    }
+}
+
+impl State {
+    fn note_node(&mut self, node: &str, candidates: &str) {
+        let Ok(node) = NodeName::new(node) else { return };
+        let number = |candidate: &str| (0..self.sites.len()).find(|at| name(*at) == candidate);
+        let members = candidates.split(',').filter_map(number).collect();
+        self.nodes.push((node, members));
+    }
+
+    fn all_hold(&mut self, checks: &[Check]) -> Result<(), String> {
+        checks.iter().try_for_each(|check| self.holds(check))
+    }
+
+    fn holds(&mut self, check: &Check) -> Result<(), String> {
+        let each = |members: &[usize], is_so: &dyn Fn(usize) -> bool, what: &str| {
+            members.iter().find(|at| !is_so(**at)).map_or(Ok(()), |at| Err(format!("m{at} {what}")))
+        };
+        match check {
+            Check::Quorate(members) => each(members, &|at| self.is_quorate(at), "does not hold quorum"),
+            Check::Locked(members) => each(members, &|at| !self.is_quorate(at), "still holds quorum"),
+            Check::Seated(members) => each(members, &|at| self.is_seated(at), "has no seat"),
+            Check::Idle(members) => {
+                let idle = |at| !self.nodes.iter().any(|(node, _)| self.acts(at, node));
+                each(members, &idle, "still acts for a node")
+            }
+            Check::Voters { of, count } => {
+                let voters = |at: usize| self.sites[at].seen.as_ref().map_or(0, |seen| seen.roster.voters.len());
+                each(of, &|at| voters(at) == *count, "sees another number of voters")
+            }
+            Check::ManagedBy(members) => self.managed_by(members),
+            Check::NoteManagers => {
+                self.noted = self.managers_now();
+                Ok(())
+            }
+            Check::SameManagers if self.noted == self.managers_now() => Ok(()),
+            Check::SameManagers => Err("a node moved".to_owned()),
+            Check::Seen(bounds) => self.was_seen(bounds),
+        }
+    }
+
+    /// Says which thing was not seen as often as it must have been.
+    pub(super) fn was_seen(&self, bounds: &[(String, Bound)]) -> Result<(), String> {
+        for (what, Bound { least, most }) in bounds {
+            let seen = self.coverage.get(what.as_str()).copied().unwrap_or(0);
+            if seen < *least || seen > *most {
+                return Err(format!("{what:?} was seen {seen} times"));
+            }
+        }
+        Ok(())
+    }
+
+    fn managed_by(&self, members: &[usize]) -> Result<(), String> {
+        for (node, candidates) in &self.nodes {
+            let acting: Vec<_> = (0..self.sites.len()).filter(|at| self.acts(*at, node)).collect();
+            let is_theirs = acting.len() == 1 && members.contains(&acting[0]);
+            if candidates.iter().any(|candidate| members.contains(candidate)) && !is_theirs {
+                return Err(format!("one of members {members:?} should act for {node}; it is {acting:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn managers_now(&self) -> Vec<Option<usize>> {
+        self.nodes.iter().map(|(node, _)| (0..self.sites.len()).find(|at| self.acts(*at, node))).collect()
+    }
+}

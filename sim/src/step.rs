@@ -1,0 +1,261 @@
+//! Steps of a scenario: what is asked of whom at which time, what must be answered, and what must then be so.
+
+use collective::proto::name::{MemberName, NodeName};
+use collective::proto::request::{ErrorCode, Request};
+use collective::proto::roster::Role;
+
+use crate::fault::MS;
+use crate::workload::{Op, Outcome};
+use crate::world::World;
+
+/// One step.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Step {
+    /// When, in true milliseconds after the members are seated.
+    pub(crate) at_ms: u64,
+    /// How long what must be so may take to become so.
+    pub(crate) within_ms: u64,
+    /// How long it must then stay so.
+    pub(crate) stays_ms: u64,
+    pub(crate) checks: Vec<Check>,
+    /// What is asked then, after the checks.
+    pub(crate) act: Option<Act>,
+}
+
+/// What must be so.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Check {
+    /// Each of them holds quorum.
+    Quorate(Vec<usize>),
+    /// None of them holds quorum.
+    Locked(Vec<usize>),
+    /// Each of them has its seat.
+    Seated(Vec<usize>),
+    /// None of them acts for anything.
+    Idle(Vec<usize>),
+    /// Each node with a candidate among them has exactly one acting manager, and it is one of them.
+    ManagedBy(Vec<usize>),
+    /// Each of these sees that many voters on its roster.
+    Voters { of: Vec<usize>, count: usize },
+    /// Who acts for each node is noted.
+    NoteManagers,
+    /// Who acts for each node is as it was noted.
+    SameManagers,
+    /// That was seen that often since the run began.
+    Seen(Vec<(String, Bound)>),
+}
+
+/// How often something must be seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bound {
+    pub(crate) least: u64,
+    pub(crate) most: u64,
+}
+
+/// What is asked of a member.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Act {
+    pub(crate) what: What,
+    /// Whom.
+    pub(crate) via: usize,
+    /// What must be answered, if it matters, and how long that may take.
+    pub(crate) answer: Option<Answer>,
+    pub(crate) within_ms: u64,
+}
+
+/// A request in a scenario.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum What {
+    /// A write of one attribute, of the first node.
+    Write,
+    /// A new node.
+    Define {
+        node: String,
+        candidates: String,
+    },
+    Delete {
+        member: usize,
+    },
+    Leave,
+    Role {
+        member: usize,
+        role: Role,
+    },
+    Move {
+        node: String,
+        to: usize,
+    },
+    Drain {
+        member: usize,
+        drain: bool,
+    },
+    /// A spare site, or a member that was lost, is invited and joins; it dies as soon as it was let in, if it says so.
+    Invite {
+        member: usize,
+        dies: bool,
+    },
+    /// An action runs on nodes.
+    Run {
+        nodes: String,
+    },
+}
+
+/// What is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Done,
+    Refused(ErrorCode),
+    /// It is not known what became of it.
+    Unknown,
+}
+
+/// How often the steps look, in nanoseconds.
+const LOOK_EVERY: u64 = 50 * MS;
+
+impl World {
+    /// Does and checks what a step says; an error is what should have been so in time and was not.
+    pub(crate) fn take_step(&mut self, step: &Step) -> Result<(), String> {
+        let end = self.time + step.within_ms * MS;
+        while let Err(what) = self.all_hold(&step.checks) {
+            if self.time >= end || !self.checker.violations.is_empty() {
+                return Err(what);
+            }
+            self.run_until((self.time + LOOK_EVERY).min(end));
+        }
+        let end = self.time + step.stays_ms * MS;
+        while self.time < end && self.checker.violations.is_empty() {
+            self.run_until((self.time + LOOK_EVERY).min(end));
+            self.all_hold(&step.checks)?;
+        }
+        step.act.as_ref().map_or(Ok(()), |act| self.act(act))
+    }
+
+    fn all_hold(&mut self, checks: &[Check]) -> Result<(), String> {
+        checks.iter().try_for_each(|check| self.holds(check))
+    }
+
+    fn holds(&mut self, check: &Check) -> Result<(), String> {
+        let each =
+            |members: &[usize], is_so: &dyn Fn(usize) -> bool, what: &str| match members.iter().find(|at| !is_so(**at))
+            {
+                Some(at) => Err(format!("m{at} {what}")),
+                None => Ok(()),
+            };
+        match check {
+            Check::Quorate(members) => each(members, &|at| self.is_quorate(at), "does not hold quorum"),
+            Check::Locked(members) => each(members, &|at| !self.is_quorate(at), "still holds quorum"),
+            Check::Seated(members) => each(members, &|at| self.is_seated(at), "has no seat"),
+            Check::Idle(members) => {
+                let idle = |at| !self.nodes.iter().any(|(node, _)| self.acts(at, node));
+                each(members, &idle, "still acts for a node")
+            }
+            Check::Voters { of, count } => {
+                each(of, &|at| self.voters_at(at) == *count, "sees another number of voters")
+            }
+            Check::ManagedBy(members) => self.managed_by(members),
+            Check::NoteManagers => {
+                self.noted = self.managers_now();
+                Ok(())
+            }
+            Check::SameManagers if self.noted == self.managers_now() => Ok(()),
+            Check::SameManagers => Err("a node moved".to_owned()),
+            Check::Seen(bounds) => self.seen(bounds),
+        }
+    }
+
+    /// Says which thing was not seen as often as it must have been.
+    pub(crate) fn seen(&self, bounds: &[(String, Bound)]) -> Result<(), String> {
+        for (what, Bound { least, most }) in bounds {
+            let seen = self.coverage.get(what.as_str()).copied().unwrap_or(0);
+            if seen < *least || seen > *most {
+                return Err(format!("{what:?} was seen {seen} times"));
+            }
+        }
+        Ok(())
+    }
+
+    fn managed_by(&self, members: &[usize]) -> Result<(), String> {
+        for (node, candidates) in &self.nodes {
+            let acting: Vec<_> = (0..self.sites.len()).filter(|at| self.acts(*at, node)).collect();
+            let is_theirs = acting.len() == 1 && members.contains(&acting[0]);
+            if candidates.iter().any(|candidate| members.contains(candidate)) && !is_theirs {
+                return Err(format!("one of members {members:?} should act for {node}; it is {acting:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn managers_now(&self) -> Vec<Option<usize>> {
+        self.nodes.iter().map(|(node, _)| (0..self.sites.len()).find(|at| self.acts(*at, node))).collect()
+    }
+
+    fn voters_at(&self, at: usize) -> usize {
+        self.sites[at].core.as_ref().map_or(0, |core| core.roster().voters().len())
+    }
+
+    fn act(&mut self, act: &Act) -> Result<(), String> {
+        let asked = self.ledger.0.len();
+        let enrolments = self.enrolments.len();
+        self.start_act(act);
+        let Some(wanted) = act.answer else { return Ok(()) };
+        let end = self.time + act.within_ms * MS;
+        loop {
+            let outcome = match act.what {
+                // A join is over when the joiner holds its welcome.
+                What::Invite { .. } => match self.enrolments.get(enrolments).and_then(|join| join.outcome.as_ref()) {
+                    Some(Ok(_)) => Some(Outcome::Done),
+                    Some(Err(_)) => Some(Outcome::Refused(ErrorCode::Failure)),
+                    None => None,
+                },
+                _ => self.ledger.0.get(asked).and_then(|asked| asked.outcome.clone()),
+            };
+            if let Some(outcome) = outcome {
+                let is_wanted = match (wanted, &outcome) {
+                    (Answer::Done, Outcome::Done) | (Answer::Unknown, Outcome::Unknown) => true,
+                    (Answer::Refused(wanted), Outcome::Refused(code)) => wanted == *code,
+                    _ => false,
+                };
+                let what = || format!("m{} should answer {wanted:?}, and answers {outcome:?}", act.via);
+                return if is_wanted { Ok(()) } else { Err(what()) };
+            }
+            if self.time >= end || !self.checker.violations.is_empty() {
+                return Err(format!("m{} does not answer in time", act.via));
+            }
+            self.run_until((self.time + LOOK_EVERY).min(end));
+        }
+    }
+
+    fn start_act(&mut self, act: &Act) {
+        let via = act.via;
+        let named = |member: usize| self.sites[member].name.clone();
+        let (op, request) = match &act.what {
+            What::Write => return self.write(via, 0),
+            What::Invite { member, dies } => {
+                self.enrol(*member, via, *dies);
+                return;
+            }
+            What::Define { node, candidates } => {
+                let Ok(name) = NodeName::new(node) else { return };
+                let members = candidates.split(',').filter_map(|one| MemberName::new(one).ok());
+                let members = members.filter_map(|name| self.sites.iter().position(|site| site.name == name)).collect();
+                self.nodes.push((name, members));
+                let assignments = vec![format!("collective.managercandidates={candidates}")];
+                ("define", Request::DefineNodes { nodes: node.clone(), assignments })
+            }
+            What::Delete { member } => {
+                ("delete", Request::Delete { member: named(*member), force: true, dry_run: false })
+            }
+            What::Leave => ("leave", Request::Leave),
+            What::Role { member, role } => ("role", Request::SetRole { member: named(*member), role: *role }),
+            What::Move { node, to } => ("move", Request::Move { nodes: node.clone(), to: named(*to), dry_run: false }),
+            What::Drain { member, drain } => ("drain", Request::Drain { member: named(*member), drain: *drain }),
+            What::Run { nodes } => ("run", run_action(nodes)),
+        };
+        self.ask(via, Op::Named(op), request);
+    }
+}
+
+/// Returns the request to run an action on nodes.
+pub(crate) fn run_action(nodes: &str) -> Request {
+    Request::Run { nodes: nodes.to_owned(), action: "power-cycle".to_owned(), arguments: Vec::new() }
+}
