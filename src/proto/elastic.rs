@@ -105,7 +105,7 @@ fn wanted(ideal: usize, seats: &[Seat]) -> usize {
     let possible = seats.iter().filter(possible).count();
     if possible >= ideal {
         ideal
-    } else if possible >= 4 && possible % 2 == 0 {
+    } else if possible >= 4 && possible.is_multiple_of(2) {
         possible - 1
     } else {
         possible
@@ -192,7 +192,7 @@ mod tests {
         // Three of five live: without one of them it would be two of four.
         let all = dead(dead(seats(5, 5), 2, 1), 3, 1);
         assert_eq!(next(ideal(4), &all), Some(Step::Bench(id(3))), "a dead one may go");
-        let mut fixed = all.clone();
+        let mut fixed = all;
         (fixed[1].is_fixed, fixed[2].is_fixed) = (true, true);
         assert_eq!(next(ideal(4), &fixed), None);
     }

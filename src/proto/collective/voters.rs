@@ -127,7 +127,7 @@ impl Collective {
             ideal: ideal.unwrap_or(wish.ideal),
             replace_after: seconds.map_or(wish.replace_after, |after| (after > 0).then(|| Duration::from_secs(after))),
         };
-        let notes = if wish.ideal > 1 && wish.ideal % 2 == 0 {
+        let notes = if wish.ideal > 1 && wish.ideal.is_multiple_of(2) {
             vec![format!("{} voters survive no more failures than {}", wish.ideal, wish.ideal - 1)]
         } else {
             Vec::new()
