@@ -45,7 +45,7 @@ about = "Two voters forget what they promised while the holder is cut off."
 [mesh]
 members = 3
 [expect]
-sabotage = "no-quiet-start"
+planted = "R6-quiet-start"
 [[fault]]
 at = "500ms"
 for = "500ms"
