@@ -93,6 +93,17 @@ impl Resync {
             .map(|(shard, _)| shard)
             .collect();
         self.queue.extend(&self.owed);
+        // What an earlier comparison brought may still be on its way to the disk: it does not come again, and counts only
+        // once it is durable.
+        for shard in &self.owed {
+            let (generation, durable) = (documents.generation(*shard), documents.vector(*shard));
+            let applied = documents.applied(*shard).into_iter();
+            self.unsaved.extend(
+                applied
+                    .filter(|(actor, seq)| durable.get(actor) < Some(seq))
+                    .map(|(actor, seq)| ((*shard, actor), ChangeId { shard: *shard, generation, actor, seq })),
+            );
+        }
         let held = self.owed.iter().flat_map(|shard| {
             let generation = documents.generation(*shard);
             documents.vector(*shard).iter().map(move |(actor, seq)| ChangeId {

@@ -463,3 +463,21 @@ fn every_message_reads_back_from_its_frame() {
         assert_eq!(SyncMessage::from_bytes(&message.to_bytes()), Ok(message));
     }
 }
+
+#[test]
+fn a_second_comparison_waits_for_the_disk_on_which_the_first_one_put_its_changes() {
+    let (mut a, mut b) = (Site::new(1), Site::new(2));
+    b.set("n1", "custom.x", "1");
+    let (of_a, of_b) = (a.id, b.id);
+    let compare = |a: &mut Site, b: &mut Site| {
+        let mut link = Link::open([a, b]);
+        while link.deliver(0, a, of_b) | link.deliver(1, b, of_a) {}
+        link
+    };
+    let first = compare(&mut a, &mut b);
+    assert!(!first.resyncs[0].is_done(&a.documents), "it is not durable yet");
+    let second = compare(&mut a, &mut b);
+    assert!(!second.resyncs[0].is_done(&a.documents), "nothing came, for it is here; but it is not durable yet");
+    a.save();
+    assert!(first.resyncs[0].is_done(&a.documents) && second.resyncs[0].is_done(&a.documents));
+}
