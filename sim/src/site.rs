@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use collective::daemon::persist::Kept;
 use collective::proto::collective::{Birth, Collective, Effect, Event};
-use collective::proto::document::{Actor, Documents};
+use collective::proto::document::{Actor, Documents, Entity};
 use collective::proto::facts::Facts;
 use collective::proto::identity::{Fingerprint, MemberId, SessionId};
 use collective::proto::invite::Seed;
@@ -48,6 +48,8 @@ pub(crate) struct Site {
     pub(crate) is_busy: bool,
     /// Since when its disk is one of the past, or its identity was cloned, so that it must be invited again.
     pub(crate) rolled_back: Option<u64>,
+    /// The enrolments whose disks are gone, with what was on them.
+    lost: Vec<(MemberId, Documents)>,
     /// Faults that keep it from being started.
     pub(crate) downs: u32,
     /// The true time at which the core wants to wake.
@@ -115,6 +117,7 @@ impl Site {
             inbox: VecDeque::new(),
             is_busy: false,
             rolled_back: None,
+            lost: Vec::new(),
             downs: 0,
             wake: None,
             facts: None,
@@ -156,6 +159,14 @@ impl Site {
     /// Returns what is durable of the documents, whether or not the process runs.
     pub(crate) fn documents(&self) -> Option<&Documents> {
         self.core.as_ref().map(Collective::documents).or_else(|| self.kept.as_ref().map(|kept| &kept.documents))
+    }
+
+    /// Returns whether one of those enrolments holds a value durably. One whose disk is gone still counts: it never votes
+    /// again, so no majority can be found without those that hold it too.
+    pub(crate) fn holds(&self, voters: &BTreeSet<MemberId>, entity: &Entity, key: &str, value: &str) -> bool {
+        let now = self.me.zip(self.documents()).into_iter();
+        let before = self.lost.iter().map(|(me, documents)| (*me, documents));
+        now.chain(before).any(|(me, documents)| voters.contains(&me) && documents.get(entity, key) == Some(value))
     }
 
     /// Starts the process from what the disk kept, as the daemon does.
@@ -215,6 +226,7 @@ impl Site {
 
     /// Sets the disk aside: what comes next begins with an empty one.
     pub(crate) fn forget_everything(&mut self) {
+        self.lost.extend(self.me.zip(self.documents().cloned()));
         self.disk = self.disk.emptied();
         self.kept = None;
         self.me = None;

@@ -884,11 +884,7 @@ impl World {
     /// Returns how many of those voters have a value on their disks.
     pub(crate) fn copies(&self, voters: &BTreeSet<MemberId>, node: &NodeName, key: &str, value: &str) -> usize {
         let entity = Entity::Node(node.clone());
-        self.sites
-            .iter()
-            .filter(|site| site.me.is_some_and(|me| voters.contains(&me)))
-            .filter(|site| site.documents().is_some_and(|documents| documents.get(&entity, key) == Some(value)))
-            .count()
+        self.sites.iter().filter(|site| site.holds(voters, &entity, key, value)).count()
     }
 
     pub(crate) fn is_seated(&self, at: usize) -> bool {
