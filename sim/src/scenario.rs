@@ -170,6 +170,8 @@ const LIBRARY: &[(&str, &str)] = &library![
     "delete-in-minority",
     "joiner-dies",
     "manager-returns",
+    "fail-back",
+    "elastic-voters",
     "bridge",
     "ring",
     "one-way",

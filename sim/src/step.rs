@@ -1,7 +1,7 @@
 //! Steps of a scenario: what is asked of whom at which time, what must be answered, and what must then be so.
 
 use collective::proto::name::{MemberName, NodeName};
-use collective::proto::request::{ErrorCode, Request};
+use collective::proto::request::{ErrorCode, Request, Target, Wait};
 use collective::proto::roster::Role;
 
 use crate::fault::MS;
@@ -72,6 +72,16 @@ pub(crate) enum What {
     Define {
         node: String,
         candidates: String,
+    },
+    /// An attribute of nodes that are there.
+    Set {
+        nodes: String,
+        assignment: String,
+    },
+    /// How many members shall vote, and after how long a dead one is replaced.
+    Voters {
+        ideal: usize,
+        replace_after_ms: u64,
     },
     Delete {
         member: usize,
@@ -245,6 +255,8 @@ impl World {
             What::Delete { member } => {
                 ("delete", Request::Delete { member: named(*member), force: true, dry_run: false })
             }
+            What::Set { nodes, assignment } => ("set", set(nodes, assignment)),
+            What::Voters { ideal, replace_after_ms } => ("voters", want_voters(*ideal, *replace_after_ms)),
             What::Leave => ("leave", Request::Leave),
             What::Role { member, role } => ("role", Request::SetRole { member: named(*member), role: *role }),
             What::Move { node, to } => ("move", Request::Move { nodes: node.clone(), to: named(*to), dry_run: false }),
@@ -253,6 +265,23 @@ impl World {
         };
         self.ask(via, Op::Named(op), request);
     }
+}
+
+/// Returns the request to set one attribute of nodes.
+pub(crate) fn set(nodes: &str, assignment: &str) -> Request {
+    Request::SetAttributes {
+        target: Target::Nodes(nodes.to_owned()),
+        assignments: vec![assignment.to_owned()],
+        clear: Vec::new(),
+        wait: Wait::Majority,
+        dry_run: false,
+        yes: true,
+    }
+}
+
+/// Returns the request to have so many voters.
+pub(crate) fn want_voters(ideal: usize, replace_after_ms: u64) -> Request {
+    Request::Voters { ideal: Some(ideal), replace_after_ms: Some(replace_after_ms) }
 }
 
 /// Returns the request to run an action on nodes.

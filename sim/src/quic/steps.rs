@@ -79,6 +79,8 @@ impl Director {
             What::Delete { member: at } => {
                 member(at).map(|member| Request::Delete { member, force: true, dry_run: false })
             }
+            What::Set { nodes, assignment } => Ok(crate::step::set(&nodes, &assignment)),
+            What::Voters { ideal, replace_after_ms } => Ok(crate::step::want_voters(ideal, replace_after_ms)),
             What::Leave => Ok(Request::Leave),
             What::Role { member: at, role } => member(at).map(|member| Request::SetRole { member, role }),
             What::Move { node, to } => member(to).map(|to| Request::Move { nodes: node, to, dry_run: false }),

@@ -11,7 +11,8 @@ use crate::fault::MS;
 use crate::step::{Act, Answer, Bound, Check, Step, What};
 
 /// What can be asked.
-const ACTS: [&str; 9] = ["write", "define", "delete", "leave", "role", "move", "drain", "invite", "run"];
+const ACTS: [&str; 11] =
+    ["write", "define", "set", "voters-wanted", "delete", "leave", "role", "move", "drain", "invite", "run"];
 const ROLES: [(&str, Role); 3] = [("voter", Role::Voter), ("nonvoting", Role::Nonvoting), ("witness", Role::Witness)];
 const ANSWERS: [(&str, Answer); 9] = [
     ("done", Answer::Done),
@@ -84,6 +85,15 @@ fn act(key: &str, value: &Value<'_>, members: usize) -> Result<Act, Mistake> {
                 node: table.require("node")?.string()?.to_owned(),
                 candidates: table.require("candidates")?.string()?.to_owned(),
             },
+            "set" => What::Set {
+                nodes: table.require("nodes")?.string()?.to_owned(),
+                assignment: table.require("assignment")?.string()?.to_owned(),
+            },
+            "voters-wanted" => What::Voters {
+                ideal: table.require("ideal")?.count(0..=1_000)?,
+                replace_after_ms: table.get("replace-after").map(|value| value.duration()).transpose()?.unwrap_or(0)
+                    / MS,
+            },
             "delete" => What::Delete { member: member(table)? },
             "role" => What::Role { member: member(table)?, role: table.require("role")?.word(&ROLES)? },
             "move" => What::Move {
@@ -149,6 +159,11 @@ fn tell_act(act: &Act) -> String {
         What::Write => ("write", String::new()),
         What::Leave => ("leave", String::new()),
         What::Define { node, candidates } => ("define", format!(", node = {node:?}, candidates = {candidates:?}")),
+        What::Set { nodes, assignment } => ("set", format!(", nodes = {nodes:?}, assignment = {assignment:?}")),
+        What::Voters { ideal, replace_after_ms } => {
+            let after = tell_duration(replace_after_ms * MS);
+            ("voters-wanted", format!(", ideal = {ideal}, replace-after = \"{after}\""))
+        }
         What::Delete { member } => ("delete", format!(", member = \"m{member}\"")),
         What::Role { member, role } => ("role", format!(", member = \"m{member}\", role = {:?}", word(&ROLES, role))),
         What::Move { node, to } => ("move", format!(", node = {node:?}, to = \"m{to}\"")),
