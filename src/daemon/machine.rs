@@ -1,6 +1,6 @@
 //! What a daemon has from the machine it runs on: clocks, chance, a socket, a place to keep things.
 //!
-//! [`Host`] is the machine of the operating system. The simulator brings machines of its own, so that all else of the
+//! `Host` is the machine of the operating system. The simulator brings machines of its own, so that all else of the
 //! daemon is the same there.
 
 use std::fmt;
