@@ -47,6 +47,10 @@ impl Collective {
 
     /// Works out one more part of the first inventory, and writes it once it is complete.
     pub(super) fn settle_imports(&mut self) {
+        // The first grants under a new roster are on their way: nobody knows of quorum, and nobody has lost it.
+        if self.changing_over.is_some() {
+            return;
+        }
         let Some(mut import) = self.imports.pop_front() else { return };
         // I5: asked at this very moment.
         if !self.is_quorate(self.now.boot) {
@@ -88,8 +92,8 @@ impl Collective {
         self.puts_of(changes)
     }
 
-    /// Returns when the next turn is due: at once, while there is anything to do.
+    /// Returns when the next turn is due: at once, while there is anything to do and nothing to wait for.
     pub(super) fn imports_due(&self) -> Option<Instant> {
-        self.imports.front().map(|_| self.now.boot)
+        self.imports.front().filter(|_| self.changing_over.is_none()).map(|_| self.now.boot)
     }
 }
