@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::check::{Final, Rule, Violation, unconverged};
 use crate::fault::{MS, SECOND};
 use crate::scenario::Scenario;
+use crate::step::Shown;
 use crate::trace::{Head, Line, Seen};
 use crate::workload::Op;
 use crate::world::World;

@@ -122,6 +122,123 @@ pub(crate) enum Answer {
 /// How often the steps look, in nanoseconds.
 const LOOK_EVERY: u64 = 50 * MS;
 
+/// What a run shows to the checks of its steps, at whatever level it is.
+pub(crate) trait Shown {
+    /// How many sites there are.
+    fn members(&self) -> usize;
+    /// The nodes, each with its candidates.
+    fn nodes(&self) -> &[(NodeName, Vec<usize>)];
+    /// Whether a member acts for a node.
+    fn acts(&self, at: usize, node: &NodeName) -> bool;
+    /// Whether a member holds quorum.
+    fn is_quorate(&self, at: usize) -> bool;
+    /// Whether a member has its seat.
+    fn is_seated(&self, at: usize) -> bool;
+    /// How many voters a member sees; none when it is down.
+    fn voters_at(&self, at: usize) -> usize;
+    /// How often something was seen so far.
+    fn counted(&self, what: &str) -> u64;
+    /// Who acted for each node when a step noted it.
+    fn noted(&mut self) -> &mut Vec<Option<usize>>;
+
+    /// Says which of some checks is not so, and how.
+    fn all_hold(&mut self, checks: &[Check]) -> Result<(), String> {
+        checks.iter().try_for_each(|check| self.holds(check))
+    }
+
+    /// Says what of a check is not so.
+    fn holds(&mut self, check: &Check) -> Result<(), String> {
+        let each =
+            |members: &[usize], is_so: &dyn Fn(usize) -> bool, what: &str| match members.iter().find(|at| !is_so(**at))
+            {
+                Some(at) => Err(format!("m{at} {what}")),
+                None => Ok(()),
+            };
+        match check {
+            Check::Quorate(members) => each(members, &|at| self.is_quorate(at), "does not hold quorum"),
+            Check::Locked(members) => each(members, &|at| !self.is_quorate(at), "still holds quorum"),
+            Check::Seated(members) => each(members, &|at| self.is_seated(at), "has no seat"),
+            Check::Idle(members) => {
+                let idle = |at| !self.nodes().iter().any(|(node, _)| self.acts(at, node));
+                each(members, &idle, "still acts for a node")
+            }
+            Check::Voters { of, count } => {
+                each(of, &|at| self.voters_at(at) == *count, "sees another number of voters")
+            }
+            Check::ManagedBy(members) => self.managed_by(members),
+            Check::NoteManagers => {
+                *self.noted() = self.managers_now();
+                Ok(())
+            }
+            Check::SameManagers => {
+                let now = self.managers_now();
+                if *self.noted() == now { Ok(()) } else { Err("a node moved".to_owned()) }
+            }
+            Check::Seen(bounds) => self.seen(bounds),
+        }
+    }
+
+    /// Says which thing was not seen as often as it must have been.
+    fn seen(&self, bounds: &[(String, Bound)]) -> Result<(), String> {
+        for (what, Bound { least, most }) in bounds {
+            let seen = self.counted(what);
+            if seen < *least || seen > *most {
+                return Err(format!("{what:?} was seen {seen} times"));
+            }
+        }
+        Ok(())
+    }
+
+    fn managed_by(&self, members: &[usize]) -> Result<(), String> {
+        for (node, candidates) in self.nodes() {
+            let acting: Vec<_> = (0..self.members()).filter(|at| self.acts(*at, node)).collect();
+            let is_theirs = acting.len() == 1 && members.contains(&acting[0]);
+            if candidates.iter().any(|candidate| members.contains(candidate)) && !is_theirs {
+                return Err(format!("one of members {members:?} should act for {node}; it is {acting:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn managers_now(&self) -> Vec<Option<usize>> {
+        self.nodes().iter().map(|(node, _)| (0..self.members()).find(|at| self.acts(*at, node))).collect()
+    }
+}
+
+impl Shown for World {
+    fn members(&self) -> usize {
+        self.sites.len()
+    }
+
+    fn nodes(&self) -> &[(NodeName, Vec<usize>)] {
+        &self.nodes
+    }
+
+    fn acts(&self, at: usize, node: &NodeName) -> bool {
+        Self::acts(self, at, node)
+    }
+
+    fn is_quorate(&self, at: usize) -> bool {
+        Self::is_quorate(self, at)
+    }
+
+    fn is_seated(&self, at: usize) -> bool {
+        Self::is_seated(self, at)
+    }
+
+    fn voters_at(&self, at: usize) -> usize {
+        self.sites[at].core.as_ref().map_or(0, |core| core.roster().voters().len())
+    }
+
+    fn counted(&self, what: &str) -> u64 {
+        self.coverage.get(what).copied().unwrap_or(0)
+    }
+
+    fn noted(&mut self) -> &mut Vec<Option<usize>> {
+        &mut self.noted
+    }
+}
+
 impl World {
     /// Does and checks what a step says; an error is what should have been so in time and was not.
     pub(crate) fn take_step(&mut self, step: &Step) -> Result<(), String> {
@@ -138,69 +255,6 @@ impl World {
             self.all_hold(&step.checks)?;
         }
         step.act.as_ref().map_or(Ok(()), |act| self.act(act))
-    }
-
-    fn all_hold(&mut self, checks: &[Check]) -> Result<(), String> {
-        checks.iter().try_for_each(|check| self.holds(check))
-    }
-
-    fn holds(&mut self, check: &Check) -> Result<(), String> {
-        let each =
-            |members: &[usize], is_so: &dyn Fn(usize) -> bool, what: &str| match members.iter().find(|at| !is_so(**at))
-            {
-                Some(at) => Err(format!("m{at} {what}")),
-                None => Ok(()),
-            };
-        match check {
-            Check::Quorate(members) => each(members, &|at| self.is_quorate(at), "does not hold quorum"),
-            Check::Locked(members) => each(members, &|at| !self.is_quorate(at), "still holds quorum"),
-            Check::Seated(members) => each(members, &|at| self.is_seated(at), "has no seat"),
-            Check::Idle(members) => {
-                let idle = |at| !self.nodes.iter().any(|(node, _)| self.acts(at, node));
-                each(members, &idle, "still acts for a node")
-            }
-            Check::Voters { of, count } => {
-                each(of, &|at| self.voters_at(at) == *count, "sees another number of voters")
-            }
-            Check::ManagedBy(members) => self.managed_by(members),
-            Check::NoteManagers => {
-                self.noted = self.managers_now();
-                Ok(())
-            }
-            Check::SameManagers if self.noted == self.managers_now() => Ok(()),
-            Check::SameManagers => Err("a node moved".to_owned()),
-            Check::Seen(bounds) => self.seen(bounds),
-        }
-    }
-
-    /// Says which thing was not seen as often as it must have been.
-    pub(crate) fn seen(&self, bounds: &[(String, Bound)]) -> Result<(), String> {
-        for (what, Bound { least, most }) in bounds {
-            let seen = self.coverage.get(what.as_str()).copied().unwrap_or(0);
-            if seen < *least || seen > *most {
-                return Err(format!("{what:?} was seen {seen} times"));
-            }
-        }
-        Ok(())
-    }
-
-    fn managed_by(&self, members: &[usize]) -> Result<(), String> {
-        for (node, candidates) in &self.nodes {
-            let acting: Vec<_> = (0..self.sites.len()).filter(|at| self.acts(*at, node)).collect();
-            let is_theirs = acting.len() == 1 && members.contains(&acting[0]);
-            if candidates.iter().any(|candidate| members.contains(candidate)) && !is_theirs {
-                return Err(format!("one of members {members:?} should act for {node}; it is {acting:?}"));
-            }
-        }
-        Ok(())
-    }
-
-    fn managers_now(&self) -> Vec<Option<usize>> {
-        self.nodes.iter().map(|(node, _)| (0..self.sites.len()).find(|at| self.acts(*at, node))).collect()
-    }
-
-    fn voters_at(&self, at: usize) -> usize {
-        self.sites[at].core.as_ref().map_or(0, |core| core.roster().voters().len())
     }
 
     fn act(&mut self, act: &Act) -> Result<(), String> {

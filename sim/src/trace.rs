@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use collective::proto::collective::Collective;
 use collective::proto::identity::MemberId;
 use collective::proto::name::NodeName;
-use collective::proto::request::Standing;
+use collective::proto::request::{EventKind, Standing};
 use collective::proto::time::Instant;
 use serde::{Deserialize, Serialize};
 
@@ -381,6 +381,19 @@ impl<'a> Telling<'a> {
             format!("{time} {what} {}", nodes.join(" ")).trim_end().to_owned()
         };
         self.told.into_iter().map(line).collect()
+    }
+}
+
+/// Returns under which words an event of a member is counted.
+pub(crate) fn counted_as(kind: EventKind) -> &'static str {
+    match kind {
+        EventKind::QuorumLost => "quorum lost",
+        EventKind::QuorumRegained => "quorum regained",
+        EventKind::MemberDown => "member down",
+        EventKind::MemberSuspect => "member suspect",
+        EventKind::EpochDecided => "epoch",
+        EventKind::ResyncDone => "resync",
+        _ => "other event",
     }
 }
 

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use collective::proto::collective::{Collective, RequestId};
 use collective::proto::document::Entity;
 use collective::proto::name::NodeName;
-use collective::proto::request::{ErrorCode, Request, Response, Standing, Target, Wait};
+use collective::proto::request::{ErrorCode, Request, Response, Standing};
 use collective::proto::roster::Role;
 
 use crate::check::{Authority, Rule};
@@ -189,14 +189,7 @@ impl World {
         let number = self.ledger.0.len();
         let (key, value) = (format!("custom.w{number}"), format!("v{number}"));
         let node = self.nodes[node].0.clone();
-        let request = Request::SetAttributes {
-            target: Target::Nodes(node.to_string()),
-            assignments: vec![format!("{key}={value}")],
-            clear: Vec::new(),
-            wait: Wait::Majority,
-            dry_run: false,
-            yes: false,
-        };
+        let request = crate::step::set(node.as_str(), &format!("{key}={value}"));
         self.count("write");
         self.ask(at, Op::Write { node, key, value }, request);
     }

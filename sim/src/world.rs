@@ -561,15 +561,7 @@ impl World {
             Effect::Reply { id, response } => self.on_reply(at, id, &response),
             Effect::AnswerJoin { id, answer } => self.on_answer_join(id, answer),
             Effect::Happened { event, until } => {
-                self.count(match event.kind {
-                    EventKind::QuorumLost => "quorum lost",
-                    EventKind::QuorumRegained => "quorum regained",
-                    EventKind::MemberDown => "member down",
-                    EventKind::MemberSuspect => "member suspect",
-                    EventKind::EpochDecided => "epoch",
-                    EventKind::ResyncDone => "resync",
-                    _ => "other event",
-                });
+                self.count(crate::trace::counted_as(event.kind));
                 self.note(Some(at), || Seen::Event {
                     kind: format!("{:?}", event.kind),
                     message: event.message.clone(),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use collective::proto::name::MemberName;
-use collective::proto::request::{Request, Target, Wait};
+use collective::proto::request::Request;
 use tokio::task::JoinHandle;
 
 use super::drive::{Director, WITHIN};
@@ -43,14 +43,7 @@ impl Director {
             let (key, value) = (format!("custom.w{number}"), format!("v{number}"));
             let node = state.nodes[node].0.clone();
             state.count("write");
-            let request = Request::SetAttributes {
-                target: Target::Nodes(node.to_string()),
-                assignments: vec![format!("{key}={value}")],
-                clear: Vec::new(),
-                wait: Wait::Majority,
-                dry_run: false,
-                yes: false,
-            };
+            let request = crate::step::set(node.as_str(), &format!("{key}={value}"));
             state.ledger.writes.push(Write { node, key, value, changes: Vec::new(), outcome: None });
             (number, request)
         };

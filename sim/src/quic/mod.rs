@@ -31,6 +31,7 @@ use crate::fault::MS;
 use crate::mix::{Mix, Purpose};
 use crate::run::{Report, SCHEMA};
 use crate::scenario::{self, Scenario};
+use crate::step::Shown;
 use apart::Apart;
 use drive::Director;
 use encounters::Encounter;
@@ -106,7 +107,7 @@ async fn perform(scenario: &Scenario, encounter: Option<&Encounter>, seed: u64, 
         }
         None => director.play(scenario).await,
     };
-    let seen = stage.lock().was_seen(&scenario.seen);
+    let seen = stage.lock().seen(&scenario.seen);
     if let Err(what) = seen.or_else(|what| if director.is_over() { Ok(()) } else { Err(what) }) {
         director.fail(Rule::BoundedTime, what);
     }

@@ -12,7 +12,7 @@ use super::stage::State;
 use super::watch::outcome_of;
 use crate::fault::MS;
 use crate::site::{Death, name};
-use crate::step::{Act, Answer, Bound, Check, Step, What};
+use crate::step::{Act, Answer, Shown, Step, What};
 
 /// How long an answer takes that nothing waits for.
 const ON_THE_SPOT: Duration = Duration::from_millis(5);
@@ -127,61 +127,38 @@ impl State {
         let members = candidates.split(',').filter_map(number).collect();
         self.nodes.push((node, members));
     }
+}
 
-    fn all_hold(&mut self, checks: &[Check]) -> Result<(), String> {
-        checks.iter().try_for_each(|check| self.holds(check))
+impl Shown for State {
+    fn members(&self) -> usize {
+        self.sites.len()
     }
 
-    fn holds(&mut self, check: &Check) -> Result<(), String> {
-        let each = |members: &[usize], is_so: &dyn Fn(usize) -> bool, what: &str| {
-            members.iter().find(|at| !is_so(**at)).map_or(Ok(()), |at| Err(format!("m{at} {what}")))
-        };
-        match check {
-            Check::Quorate(members) => each(members, &|at| self.is_quorate(at), "does not hold quorum"),
-            Check::Locked(members) => each(members, &|at| !self.is_quorate(at), "still holds quorum"),
-            Check::Seated(members) => each(members, &|at| self.is_seated(at), "has no seat"),
-            Check::Idle(members) => {
-                let idle = |at| !self.nodes.iter().any(|(node, _)| self.acts(at, node));
-                each(members, &idle, "still acts for a node")
-            }
-            Check::Voters { of, count } => {
-                let voters = |at: usize| self.sites[at].seen.as_ref().map_or(0, |seen| seen.roster.voters.len());
-                each(of, &|at| voters(at) == *count, "sees another number of voters")
-            }
-            Check::ManagedBy(members) => self.managed_by(members),
-            Check::NoteManagers => {
-                self.noted = self.managers_now();
-                Ok(())
-            }
-            Check::SameManagers if self.noted == self.managers_now() => Ok(()),
-            Check::SameManagers => Err("a node moved".to_owned()),
-            Check::Seen(bounds) => self.was_seen(bounds),
-        }
+    fn nodes(&self) -> &[(NodeName, Vec<usize>)] {
+        &self.nodes
     }
 
-    /// Says which thing was not seen as often as it must have been.
-    pub(super) fn was_seen(&self, bounds: &[(String, Bound)]) -> Result<(), String> {
-        for (what, Bound { least, most }) in bounds {
-            let seen = self.coverage.get(what.as_str()).copied().unwrap_or(0);
-            if seen < *least || seen > *most {
-                return Err(format!("{what:?} was seen {seen} times"));
-            }
-        }
-        Ok(())
+    fn acts(&self, at: usize, node: &NodeName) -> bool {
+        Self::acts(self, at, node)
     }
 
-    fn managed_by(&self, members: &[usize]) -> Result<(), String> {
-        for (node, candidates) in &self.nodes {
-            let acting: Vec<_> = (0..self.sites.len()).filter(|at| self.acts(*at, node)).collect();
-            let is_theirs = acting.len() == 1 && members.contains(&acting[0]);
-            if candidates.iter().any(|candidate| members.contains(candidate)) && !is_theirs {
-                return Err(format!("one of members {members:?} should act for {node}; it is {acting:?}"));
-            }
-        }
-        Ok(())
+    fn is_quorate(&self, at: usize) -> bool {
+        Self::is_quorate(self, at)
     }
 
-    fn managers_now(&self) -> Vec<Option<usize>> {
-        self.nodes.iter().map(|(node, _)| (0..self.sites.len()).find(|at| self.acts(*at, node))).collect()
+    fn is_seated(&self, at: usize) -> bool {
+        Self::is_seated(self, at)
+    }
+
+    fn voters_at(&self, at: usize) -> usize {
+        self.sites[at].seen.as_ref().map_or(0, |seen| seen.roster.voters.len())
+    }
+
+    fn counted(&self, what: &str) -> u64 {
+        self.coverage.get(what).copied().unwrap_or(0)
+    }
+
+    fn noted(&mut self) -> &mut Vec<Option<usize>> {
+        &mut self.noted
     }
 }

@@ -10,7 +10,7 @@ use collective::proto::lease::Verdict;
 use collective::proto::message::Message;
 use collective::proto::name::NodeName;
 use collective::proto::record::Record;
-use collective::proto::request::{ErrorCode, EventKind, Request, Response, Standing};
+use collective::proto::request::{ErrorCode, Request, Response, Standing};
 use collective::proto::roster::{Timing, Version};
 use collective::proto::time::{Instant, Now};
 
@@ -216,15 +216,7 @@ impl State {
                 self.checker.incarnation(time, at, facts.incarnation, durable, is_start);
             }
             Effect::Happened { event, .. } => {
-                self.count(match event.kind {
-                    EventKind::QuorumLost => "quorum lost",
-                    EventKind::QuorumRegained => "quorum regained",
-                    EventKind::MemberDown => "member down",
-                    EventKind::MemberSuspect => "member suspect",
-                    EventKind::EpochDecided => "epoch",
-                    EventKind::ResyncDone => "resync",
-                    _ => "other event",
-                });
+                self.count(crate::trace::counted_as(event.kind));
                 self.tell(|| format!("m{at} {:?} {}", event.kind, event.message));
             }
             Effect::Rebirth { reason } => {

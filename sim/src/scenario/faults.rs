@@ -2,41 +2,8 @@
 
 use super::reader::{Mistake, Table, Value};
 use super::units::{tell_duration, tell_permille};
-use crate::fault::{Fate, Fault, Kind, MS};
+use crate::fault::{Fate, Fault, Kind, MS, WORDS};
 
-/// The key of each kind; a power cut says what becomes of the disks beside it.
-const KEYS: [&str; 30] = [
-    "split",
-    "isolate",
-    "bridge",
-    "ring",
-    "deaf",
-    "mute",
-    "one-way",
-    "link",
-    "flap",
-    "jam",
-    "loss",
-    "delay",
-    "jitter",
-    "reorder",
-    "duplicate",
-    "corrupt",
-    "crash",
-    "power",
-    "stop",
-    "pause",
-    "freeze",
-    "slow-cpu",
-    "slow-disk",
-    "disk-full",
-    "fsync-error",
-    "wall-clock",
-    "restore",
-    "clone",
-    "rotate",
-    "join-crash",
-];
 /// The number of a fault that has none yet: its place is its number.
 pub(super) const UNNUMBERED: u64 = u64::MAX;
 /// How old a snapshot is unless it is said.
@@ -54,7 +21,9 @@ pub(super) fn read(table: &mut Table<'_>, members: usize) -> Result<Fault, Mista
         .map_or(UNNUMBERED, |number| number as u64);
     let disk = table.get("disk");
     let age_ms = table.get("age").map(|value| value.duration()).transpose()?.map(|age| age / MS);
-    let (key, value) = table.one_of(&KEYS, "fault")?;
+    // A power cut says what becomes of the disks beside it.
+    let keys: Vec<_> = WORDS.into_iter().filter(|word| !word.starts_with("power-")).collect();
+    let (key, value) = table.one_of(&keys, "fault")?;
     let mut kind = kind(key, &value, members)?;
     match (&mut kind, disk) {
         (Kind::Power { disk, .. }, Some(value)) => *disk = fate(&value, age_ms)?,
