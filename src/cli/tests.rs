@@ -153,6 +153,7 @@ fn sample_show() -> Show {
 fn sample_member(text: &str, state: &str) -> MemberStatus {
     MemberStatus {
         name: name(text),
+        id: "11".repeat(16),
         state: state.to_owned(),
         since_ms: Some(187_200_000),
         role: Role::Voter,
