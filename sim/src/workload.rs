@@ -152,7 +152,7 @@ impl World {
         let copies = self.copies(&voters, node, key, value);
         self.checker.acknowledged(self.time, key, copies, voters.len());
         let (write, of) = (key.to_owned(), voters.len());
-        self.note(Some(at), || Seen::Acknowledged { write, copies, voters: of });
+        self.note(Some(at), || Seen::Acknowledged { write, copies: Some(copies), voters: of });
         let now = self.sites[at].now(self.time).boot.as_nanos();
         let who = Authority { member: at, me, voters: &voters, timing };
         self.checker.authority(self.time, who, now, &format!("acknowledges {key}"));

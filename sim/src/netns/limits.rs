@@ -1,0 +1,141 @@
+//! What this level cannot do, told with the place in the scenario that asks for it.
+
+use anyhow::bail;
+use collective::config::Profile;
+use collective::proto::roster::Timing;
+
+use crate::scenario::Scenario;
+
+/// Kinds of faults that need a network, a disk or a clock which can be told what to do, and why.
+const MISSING: [(&str, &str); 14] = [
+    ("jam", "nftables drops packets, it does not hold them back"),
+    ("delay", "nftables drops packets, it does not hold them back"),
+    ("jitter", "nftables drops packets, it does not hold them back"),
+    ("reorder", "nftables drops packets, it does not hold them back"),
+    ("duplicate", "nftables drops packets, it does not double them"),
+    ("corrupt", "the kernel drops damaged packets before a daemon sees them"),
+    ("power-torn", "a killed process loses nothing that the kernel holds"),
+    ("freeze", "the machine's own clock cannot be made to stand still"),
+    ("wall-clock", "the machine's own clock is not touched"),
+    ("slow-cpu", "the processors are those of this machine"),
+    ("slow-disk", "the disk is the one of this machine"),
+    ("disk-full", "the disk is the one of this machine"),
+    ("fsync-error", "the disk is the one of this machine"),
+    ("join-crash", "the steps of a join are not seen from outside"),
+];
+
+/// Returns a scenario as this level runs it, with everything that the seed draws written out.
+///
+/// # Errors
+/// What of it this level cannot do, with its line where `text` has it.
+pub(super) fn at_this_level(scenario: &Scenario, seed: u64, text: &str) -> anyhow::Result<Scenario> {
+    let mut scenario = scenario.clone();
+    if let Some(random) = &mut scenario.random {
+        random.kinds.retain(|word| missing(word).is_none());
+        random.churn = false;
+        if random.kinds.is_empty() {
+            bail!("{}level netns can break nothing of what [random] names", place(text, "kinds"));
+        }
+    }
+    let scenario = scenario.expanded(seed);
+    for fault in &scenario.faults {
+        let word = fault.kind.word();
+        if let Some(why) = missing(word) {
+            // A power cut is told by what becomes of the disk.
+            let key = if word.starts_with("power-") { "disk" } else { word };
+            bail!(
+                "{}level netns cannot do the fault `{word}`: {why}; level core can, and level quic most of them",
+                place(text, key)
+            );
+        }
+    }
+    let usual = Scenario::new("usual", 1);
+    if scenario.network.delay != usual.network.delay {
+        bail!("{}level netns cannot delay packets: nftables only drops them", place(text, "delay"));
+    }
+    if scenario.fsync != usual.fsync {
+        bail!("{}level netns writes to the disk of this machine, which is as fast as it is", place(text, "fsync"));
+    }
+    if !scenario.drift_ppm.is_empty() {
+        bail!("{}level netns has one clock for all members, that of this machine", place(text, "drift-ppm"));
+    }
+    if scenario.load.churn {
+        bail!("{}level netns does not delete and invite members at random", place(text, "churn"));
+    }
+    if scenario.planted.is_some() || scenario.violates.is_some() {
+        let key = if scenario.planted.is_some() { "planted" } else { "violates" };
+        bail!("{}level netns runs the shipped daemon, in which no rule can be broken on purpose", place(text, key));
+    }
+    profile(scenario.timing, text)?;
+    Ok(scenario)
+}
+
+/// Returns the profile that daemons are started with.
+///
+/// # Errors
+/// When the durations are not those of one.
+pub(super) fn profile(timing: Timing, text: &str) -> anyhow::Result<Profile> {
+    let profiles = [Profile::Local, Profile::Lan, Profile::Wan];
+    match profiles.into_iter().find(|profile| profile.timing() == timing) {
+        Some(profile) => Ok(profile),
+        None => {
+            let key = if text.contains("lease") { "lease" } else { "margin" };
+            bail!("{}level netns has the durations of the profiles local, lan and wan only", place(text, key))
+        }
+    }
+}
+
+fn missing(word: &str) -> Option<&'static str> {
+    MISSING.iter().find(|(kind, _)| *kind == word).map(|(_, why)| *why)
+}
+
+/// Returns where a key stands in a text first, as `line:column: `; nothing when the seed drew what it names.
+fn place(text: &str, key: &str) -> String {
+    let is_it = |line: &str| line.trim_start().strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with('='));
+    match text.lines().enumerate().find(|(_, line)| is_it(line)) {
+        Some((number, line)) => format!("{}:{}: ", number + 1, line.len() - line.trim_start().len() + 1),
+        None => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fault::{FORBIDDEN, WORDS};
+
+    fn refused(more: &str) -> String {
+        let text = format!("name = \"x\"\nabout = \"y\"\n[mesh]\nmembers = 3\n{more}");
+        let scenario = Scenario::parse(&text).expect("sound");
+        at_this_level(&scenario, 1, &text).expect_err("not at this level").to_string()
+    }
+
+    #[test]
+    fn what_this_level_cannot_do_is_told_with_its_place() {
+        let jam = refused("[[fault]]\nat = \"1s\"\nfor = \"2s\"\njam = [\"m0\", \"m1\"]\n");
+        assert!(jam.starts_with("8:1: level netns cannot do the fault `jam`: "), "{jam}");
+        let torn = refused("[[fault]]\nat = \"1s\"\nfor = \"2s\"\npower = [\"m0\"]\n  disk = \"torn\"\n");
+        assert!(torn.starts_with("9:3: level netns cannot do the fault `power-torn`: "), "{torn}");
+        assert!(refused("[net]\ndelay = \"1ms..2ms\"\n").starts_with("6:1: "));
+        assert!(refused("[clock]\ndrift-ppm = [1, 2, 3]\n").starts_with("6:1: "));
+        assert!(refused("[expect]\nplanted = \"R6-quiet-start\"\n").starts_with("6:1: "));
+        assert!(refused("[random]\nkinds = [\"jam\"]\n").starts_with("6:1: "));
+    }
+
+    #[test]
+    fn a_lease_of_no_profile_is_refused() {
+        let text = "name = \"x\"\nabout = \"y\"\n[mesh]\nlease = \"900ms\"\n";
+        let scenario = Scenario::parse(text).expect("sound");
+        assert!(at_this_level(&scenario, 1, text).expect_err("no profile").to_string().starts_with("4:1: "));
+    }
+
+    #[test]
+    fn the_random_faults_of_a_seed_are_those_that_this_level_can_do() {
+        assert!(MISSING.iter().all(|(word, _)| WORDS.contains(word)), "a word that is none");
+        assert!(MISSING.iter().any(|(word, _)| *word == FORBIDDEN));
+        let scenario = crate::scenario::find("random").expect("the library has it");
+        for seed in 0..50 {
+            let expanded = at_this_level(&scenario, seed, "").expect("what cannot be done is not drawn");
+            assert!(expanded.faults.iter().all(|fault| missing(fault.kind.word()).is_none()));
+        }
+    }
+}
