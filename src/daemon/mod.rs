@@ -26,6 +26,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::admin::AdminSockets;
 use crate::config::Config;
 use crate::net::Switch;
+use crate::proto::planted::Planted;
 pub use demo::demo;
 use driver::{Ended, Life, Surroundings};
 pub use handler::Asked;
@@ -44,6 +45,8 @@ pub struct Options {
     pub guard: Option<PathBuf>,
     /// Lets the demo cut this member off.
     pub switch: Option<Switch>,
+    /// Bugs that the simulator plants; never any in a release build (see docs/decisions/0013-planted-bugs.md).
+    pub planted: Planted,
 }
 
 /// Runs a daemon until it is told to stop.
@@ -51,8 +54,8 @@ pub struct Options {
 /// # Errors
 /// When it cannot start, with what to do about it; or when its disk failed, after which the process must end.
 pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
-    let Options { ready, stop, guard, switch } = options;
-    let surroundings = Surroundings { machine: Arc::new(Host::new(switch)), guard };
+    let Options { ready, stop, guard, switch, planted } = options;
+    let surroundings = Surroundings { machine: Arc::new(Host::new(switch, planted)), guard };
     let state = State::open(&config, surroundings.machine.as_ref())?;
     let sockets = AdminSockets::bind(&config.runtime_dir)?;
     let (handler, inner, requests) = handler::channel();
