@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use collective::config::DaemonArgs;
 
 use crate::audit::audit;
 use crate::case::{CODE, Case, difference, trace_of};
@@ -149,6 +150,18 @@ enum Command {
         #[arg(long)]
         without: Option<String>,
     },
+    /// Runs as the shipped daemon with a bug planted, at level netns
+    #[command(hide = true)]
+    Daemon {
+        /// Which bug
+        #[arg(long)]
+        planted: String,
+        /// The shipped program, which watches the actions
+        #[arg(long)]
+        guard: PathBuf,
+        #[command(flatten)]
+        daemon: Box<DaemonArgs>,
+    },
     /// Runs as an action at level netns: writes down from when to when it ran
     #[command(hide = true)]
     Mark {
@@ -269,8 +282,7 @@ fn carry_out(command: Command) -> anyhow::Result<u8> {
         Command::Run { which, seed, output, level: Level::Netns, until, story, bin_dir } => {
             let (scenario, text) = (which.find()?, which.text()?);
             let how = netns::How { seed, bin_dir, until_ms: until.map(|until| until / fault::MS), tells: story };
-            let report = netns::run(&scenario, &text, &how)
-                .map_err(|error| error.context(format!("{} at level netns", which.scenario)))?;
+            let report = netns::run(&scenario, &which.scenario, &text, &how)?;
             match output {
                 Output::Text => netns::print(&report),
                 other => show(&report, other)?,
@@ -326,6 +338,7 @@ fn carry_out(command: Command) -> anyhow::Result<u8> {
             (None, _) => Ok(selftest::run().max(planted::look_again(None)?)),
         },
         Command::Model { model, without } => model::run(model.as_deref(), without.as_deref()),
+        Command::Daemon { planted, guard, daemon } => netns::planted(&planted, guard, *daemon).map(|()| 0),
         Command::Mark { marks } => netns::mark::run(&marks).map(|()| 0),
         Command::List => {
             for (scenario, _) in scenario::all()? {

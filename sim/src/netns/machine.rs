@@ -1,5 +1,6 @@
 //! One machine: its directories, and the shipped daemon that runs on it, when it runs.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,8 @@ pub(super) struct Setup {
     pub(super) daemon: PathBuf,
     /// What an action of the load runs; this very program.
     pub(super) marker: PathBuf,
+    /// The bug that is planted; this very program is the daemon then.
+    pub(super) planted: Option<&'static str>,
     pub(super) profile: String,
     /// Where the run keeps everything; gone with it.
     pub(super) home: PathBuf,
@@ -45,7 +48,8 @@ pub(super) struct Machine {
     namespace: String,
     home: PathBuf,
     profile: String,
-    daemon: PathBuf,
+    /// The program to start, with what comes before the daemon's own flags.
+    daemon: Vec<OsString>,
     child: Option<Child>,
 }
 
@@ -60,7 +64,14 @@ impl Machine {
         std::fs::write(home.join("collective.toml"), "")?;
         let action = format!("command = [{:?}, \"mark\", {:?}]\n", setup.marker, setup.marks());
         std::fs::write(home.join("actions.d/power-cycle.toml"), action)?;
-        let (profile, daemon) = (setup.profile.clone(), setup.daemon.clone());
+        let daemon = match setup.planted {
+            None => vec![setup.daemon.clone().into()],
+            Some(bug) => {
+                let (this, guard) = (setup.marker.clone().into(), setup.daemon.clone().into());
+                vec![this, "daemon".into(), "--planted".into(), bug.into(), "--guard".into(), guard]
+            }
+        };
+        let profile = setup.profile.clone();
         Ok(Self { number, runs: number, namespace: lab.namespace(number), home, profile, daemon, child: None })
     }
 
@@ -88,7 +99,7 @@ impl Machine {
         for (variable, _) in std::env::vars().filter(|(variable, _)| variable.starts_with("COLLECTIVE_")) {
             command.env_remove(variable);
         }
-        command.args(["netns", "exec", &self.namespace]).arg(&self.daemon);
+        command.args(["netns", "exec", &self.namespace]).args(&self.daemon);
         command.args(["--name", &name(self.runs), "--profile", &self.profile, "--listen", &listen(self.number)]);
         for (flag, at) in [
             ("--config", "collective.toml"),

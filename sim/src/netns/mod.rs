@@ -18,7 +18,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail, ensure};
+use collective::config::DaemonArgs;
+use collective::daemon::{self, Options};
+use collective::proto::planted::{Bug, Planted};
 use ring::digest;
 
 use crate::audit::audit;
@@ -49,12 +52,12 @@ pub(crate) struct How {
     pub(crate) tells: bool,
 }
 
-/// Runs a scenario, which `text` says.
+/// Runs a scenario, which was found under that name and which `text` says.
 ///
 /// # Errors
 /// When it cannot be run at this level, or here, or was interrupted; nothing that was started is left then.
-pub(crate) fn run(scenario: &Scenario, text: &str, how: &How) -> anyhow::Result<Report> {
-    let scenario = limits::at_this_level(scenario, how.seed, text)?;
+pub(crate) fn run(scenario: &Scenario, named: &str, text: &str, how: &How) -> anyhow::Result<Report> {
+    let scenario = limits::at_this_level(scenario, how.seed, text).map_err(|wrong| anyhow!("{named}:{wrong}"))?;
     if scenario.members > MACHINES_MAX {
         bail!(
             "{} machines are too many: level netns starts a process for each, {MACHINES_MAX} at most",
@@ -66,7 +69,8 @@ pub(crate) fn run(scenario: &Scenario, text: &str, how: &How) -> anyhow::Result<
     Lab::is_possible()?;
     let home = tempfile::Builder::new().prefix("collective-sim-").tempdir()?;
     let profile = limits::profile(scenario.timing, text)?.to_string();
-    let setup = Setup { daemon, marker, profile, home: home.path().to_owned() };
+    let planted = scenario.planted.map(|bug| bug.name());
+    let setup = Setup { daemon, marker, planted, profile, home: home.path().to_owned() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let started = Instant::now();
     let report = runtime.block_on(perform(&scenario, how, &setup))?;
@@ -87,6 +91,20 @@ fn daemon_in(directory: Option<&Path>, this: &Path) -> anyhow::Result<PathBuf> {
         );
     }
     Ok(std::path::absolute(daemon)?)
+}
+
+/// Runs as the shipped daemon, with a bug planted, until the process is told to stop.
+///
+/// # Errors
+/// There is no such bug, this build has none at all, or the daemon fails.
+pub(crate) fn planted(bug: &str, guard: PathBuf, daemon: DaemonArgs) -> anyhow::Result<()> {
+    ensure!(Planted::POSSIBLE, "a release build plants no bugs; build it with `--features planted`");
+    let known = Bug::ALL.iter().find(|known| known.name() == bug);
+    let bug = known.with_context(|| format!("there is no bug {bug} to plant; `collective-sim selftest` names them"))?;
+    let (config, _) = daemon.load(std::env::vars().collect())?;
+    let options = Options { guard: Some(guard), planted: Planted::one(*bug), ..Options::default() };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(daemon::run(config, options))
 }
 
 async fn perform(scenario: &Scenario, how: &How, setup: &Setup) -> anyhow::Result<Report> {

@@ -238,8 +238,12 @@ impl State {
         if !site.is_up {
             return;
         }
-        (site.is_up, site.status, site.acting, site.standing, site.roster) = (false, None, None, None, None);
+        let acted = site.acting.take().map(|acting| acting.said).unwrap_or_default();
+        (site.is_up, site.status, site.standing, site.roster) = (false, None, None, None);
         self.note(Some(at), Seen::End { how: death.word().to_owned() });
+        for node in acted.into_keys() {
+            self.note(Some(at), Seen::Rests { node: node.to_string() });
+        }
     }
 
     // ---- What could have been granted ----
