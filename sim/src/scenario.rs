@@ -179,6 +179,7 @@ const LIBRARY: &[(&str, &str)] = &library![
     "deaf-forever",
     "flapping",
     "jam",
+    "votes-and-writes",
     "rough-network",
     "cold-start",
     "clean-stop",
