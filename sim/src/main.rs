@@ -16,6 +16,7 @@ mod mix;
 mod model;
 mod network;
 mod planted;
+mod queue;
 mod quic;
 mod report;
 mod run;
