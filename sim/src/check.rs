@@ -136,7 +136,7 @@ pub(crate) struct Checker {
     pub(crate) violations: Vec<Violation>,
     rosters: BTreeMap<Version, RosterHash>,
     /// For each member and run: when the requests were sent, on its own clock, that each voter granted last.
-    contacts: BTreeMap<usize, BTreeMap<MemberId, u64>>,
+    contacts: BTreeMap<usize, Vec<(MemberId, u64)>>,
     incarnations: BTreeMap<usize, u64>,
     /// The last token by which each node was managed, and whose it was.
     tokens: BTreeMap<String, ([u64; 3], usize)>,
@@ -217,7 +217,8 @@ impl Checker {
     /// I2: these members hold quorum right now, each of these voters.
     pub(crate) fn quorums(&mut self, at: u64, held: &[(usize, &BTreeSet<MemberId>)]) {
         for (i, (a, voters_a)) in held.iter().enumerate() {
-            for (b, voters_b) in &held[i + 1..] {
+            // Two majorities of one set always meet.
+            for (b, voters_b) in held[i + 1..].iter().filter(|(_, voters_b)| !std::ptr::eq(*voters_a, *voters_b)) {
                 let all = voters_a.union(voters_b).count();
                 if majority(voters_a.len()) + majority(voters_b.len()) <= all {
                     let what = format!("members {a} and {b} hold quorum under voters that need not meet");
@@ -248,19 +249,20 @@ impl Checker {
 
     /// A voter granted what the member had asked for at `sent`, on the member's own clock.
     pub(crate) fn contact(&mut self, member: usize, voter: MemberId, sent: u64) {
-        let last = self.contacts.entry(member).or_default().entry(voter).or_default();
-        *last = sent.max(*last);
+        let contacts = self.contacts.entry(member).or_default();
+        match contacts.iter_mut().find(|(id, _)| *id == voter) {
+            Some((_, last)) => *last = sent.max(*last),
+            None => contacts.push((voter, sent)),
+        }
     }
 
     /// I5: a member uses its authority at `now`, on its own clock.
     pub(crate) fn authority(&mut self, at: u64, who: Authority<'_>, now: u64, what: &str) {
         let usable = who.timing.usable().as_nanos() as u64;
-        let contacts = self.contacts.get(&who.member);
-        let heard = |voter: &&MemberId| {
-            **voter == who.me
-                || contacts.and_then(|contacts| contacts.get(voter)).is_some_and(|sent| sent + usable > now)
-        };
-        let granted = who.voters.iter().filter(heard).count();
+        let contacts = self.contacts.get(&who.member).map_or(&[][..], Vec::as_slice);
+        let is_fresh =
+            |(voter, sent): &&(MemberId, u64)| sent + usable > now && *voter != who.me && who.voters.contains(voter);
+        let granted = contacts.iter().filter(is_fresh).count() + usize::from(who.voters.contains(&who.me));
         if granted < majority(who.voters.len()) {
             let of = who.voters.len();
             let what = format!("member {} {what} with {granted} of {of} voters within T(1-m)", who.member);

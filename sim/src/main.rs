@@ -17,6 +17,7 @@ mod model;
 mod netns;
 mod network;
 mod planted;
+mod queue;
 mod quic;
 mod report;
 mod run;

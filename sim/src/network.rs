@@ -30,21 +30,37 @@ pub(crate) struct Pipe {
     pub(crate) frames: VecDeque<(u64, Frame)>,
 }
 
-/// All links.
-#[derive(Debug, Default)]
+/// All links of a number of sites.
+#[derive(Debug)]
 pub(crate) struct Network {
-    ends: BTreeMap<(usize, usize), End>,
+    sites: usize,
+    /// By the site and the one it is linked to.
+    ends: Vec<Option<End>>,
     pipes: BTreeMap<(usize, usize, Channel), Pipe>,
     /// How many links there ever were.
     links: u64,
     /// How many packets each direction carried, so that each has its own chance.
-    packets: BTreeMap<(usize, usize), u64>,
+    packets: Vec<u64>,
 }
 
 impl Network {
+    pub(crate) fn new(sites: usize) -> Self {
+        Self {
+            sites,
+            ends: vec![None; sites * sites],
+            pipes: BTreeMap::new(),
+            links: 0,
+            packets: vec![0; sites * sites],
+        }
+    }
+
+    fn place(&self, at: usize, to: usize) -> usize {
+        at * self.sites + to
+    }
+
     /// Returns the end of a link that `at` has to `to`.
     pub(crate) fn end(&self, at: usize, to: usize) -> Option<End> {
-        self.ends.get(&(at, to)).copied()
+        self.ends[self.place(at, to)]
     }
 
     /// Returns the number of the link whose both ends are up.
@@ -57,8 +73,10 @@ impl Network {
     pub(crate) fn connect(&mut self, a: usize, b: usize, now: u64) {
         self.links += 1;
         let end = End { link: self.links, heard: now };
-        self.ends.insert((a, b), end);
-        self.ends.insert((b, a), end);
+        for (at, to) in [(a, b), (b, a)] {
+            let place = self.place(at, to);
+            self.ends[place] = Some(end);
+        }
     }
 
     /// Takes one end down; returns whether it was up.
@@ -66,26 +84,31 @@ impl Network {
         for channel in Channel::ALL {
             self.pipes.remove(&(at, to, channel));
         }
-        self.ends.remove(&(at, to)).is_some()
+        let place = self.place(at, to);
+        self.ends[place].take().is_some()
     }
 
     /// Notes that an end heard something.
     pub(crate) fn heard(&mut self, at: usize, from: usize, now: u64) {
-        if let Some(end) = self.ends.get_mut(&(at, from)) {
+        let place = self.place(at, from);
+        if let Some(end) = &mut self.ends[place] {
             end.heard = now;
         }
     }
 
     /// Returns the members that one has an end of a link to.
     pub(crate) fn linked(&self, at: usize) -> Vec<usize> {
-        self.ends.range((at, 0)..=(at, usize::MAX)).map(|((_, to), _)| *to).collect()
+        let ends = &self.ends[self.place(at, 0)..self.place(at + 1, 0)];
+        ends.iter().enumerate().filter(|(_, end)| end.is_some()).map(|(to, _)| to).collect()
     }
 
     /// Returns the number of a new packet in that direction, over the whole run.
     pub(crate) fn packet(&mut self, from: usize, to: usize) -> u64 {
-        let count = self.packets.entry((from, to)).or_default();
-        *count += 1;
-        (from as u64) << 56 | (to as u64) << 48 | *count
+        let place = self.place(from, to);
+        self.packets[place] += 1;
+        // Which direction it is takes the upper bits: two bytes will do for most runs.
+        let bits = if self.sites <= 256 { 8 } else { 12 };
+        (from as u64) << (64 - bits) | (to as u64) << (64 - 2 * bits) | self.packets[place]
     }
 
     /// Queues a frame on a stream; returns whether nothing else was queued there.
@@ -139,7 +162,7 @@ mod tests {
 
     #[test]
     fn frames_of_a_stream_keep_their_order() {
-        let mut network = Network::default();
+        let mut network = Network::new(2);
         network.connect(0, 1, 0);
         let link = network.link(0, 1).expect("up");
         assert!(network.push(0, 1, Channel::Sync, link, 9, [1].into()));
@@ -151,7 +174,7 @@ mod tests {
 
     #[test]
     fn nothing_of_an_old_link_arrives_on_a_new_one() {
-        let mut network = Network::default();
+        let mut network = Network::new(2);
         network.connect(0, 1, 0);
         let old = network.link(0, 1).expect("up");
         network.push(0, 1, Channel::Sync, old, 0, [1].into());

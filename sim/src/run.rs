@@ -78,6 +78,7 @@ pub(crate) fn run_with(scenario: &Scenario, seed: u64, options: &Options) -> Rep
     if converged.is_some() {
         world.note(None, || Seen::Converged);
     }
+    world.tally();
     expectations(&mut world, scenario, options.until_ms.is_none());
     let violations: &[Violation] = &world.checker.violations;
     let lines = world.trace.take().map(|mut trace| {

@@ -189,7 +189,7 @@ impl World {
     pub(crate) fn watch_roster(&mut self, at: usize) {
         let Some(core) = self.sites[at].core.as_ref().filter(|_| self.trace.is_some()) else { return };
         let roster = core.roster();
-        if self.seen_roster[at] == Some(roster.version) {
+        if self.seen.roster(at) == Some(roster.version) {
             return;
         }
         let ids = |ids: &mut dyn Iterator<Item = MemberId>| ids.map(|id| id.to_string()).collect();
