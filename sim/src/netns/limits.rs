@@ -8,8 +8,9 @@ use collective::proto::roster::Timing;
 use crate::scenario::Scenario;
 
 /// Kinds of faults that need a network, a disk or a clock which can be told what to do, and why.
-const MISSING: [(&str, &str); 14] = [
+const MISSING: [(&str, &str); 15] = [
     ("jam", "nftables drops packets, it does not hold them back"),
+    ("stall", "what a packet carries is encrypted, so the switch cannot tell documents from leases"),
     ("delay", "nftables drops packets, it does not hold them back"),
     ("jitter", "nftables drops packets, it does not hold them back"),
     ("reorder", "nftables drops packets, it does not hold them back"),

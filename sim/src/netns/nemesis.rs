@@ -59,7 +59,7 @@ impl Director {
     }
 
     /// Puts what the faults cut at that time in the place of what the switch drops.
-    async fn rewire(&self, time: u64) {
+    pub(super) async fn rewire(&self, time: u64) {
         let (cuts, before) = {
             let mut state = self.stage.lock();
             let members = state.sites.len();

@@ -46,7 +46,7 @@ impl Stage {
             mix: Mix::new(seed),
             timing: scenario.timing,
             faults: Vec::new(),
-            active: Active::default(),
+            active: Active::without(&scenario.unlinked),
             wire: Cuts::default(),
             sites: (0..scenario.members).map(|_| Site::default()).collect(),
             cluster: None,
