@@ -8,12 +8,14 @@ use collective::proto::name::NodeName;
 use collective::proto::request::Status;
 use collective::proto::roster::Timing;
 
+use super::How;
 use super::lab::Cuts;
 use super::machine::Machine;
+use super::switch::Switch;
 use crate::check::{Checker, Rule};
 use crate::fault::{Active, Fault, MS};
 use crate::mix::Mix;
-use crate::scenario::Scenario;
+use crate::scenario::{Scenario, Usual};
 use crate::site::{Death, name};
 use crate::step::Shown;
 use crate::trace::{Line, Seen, seconds};
@@ -29,24 +31,26 @@ const PROMPT: u64 = 300 * MS;
 pub(super) struct Stage {
     state: Mutex<State>,
     pub(super) machines: Vec<Mutex<Machine>>,
-    /// The namespace of the switch.
-    pub(super) switch: String,
+    pub(super) fabric: Arc<Fabric>,
+}
+
+/// What carries packets between the machines.
+#[derive(Debug)]
+pub(super) enum Fabric {
+    /// A bridge in that namespace, whose rules drop what is cut.
+    Bridge(String),
+    /// A switch in user space.
+    Switch(Switch),
 }
 
 impl Stage {
-    pub(super) fn new(
-        scenario: &Scenario,
-        seed: u64,
-        machines: Vec<Machine>,
-        switch: String,
-        tells: bool,
-    ) -> Arc<Self> {
+    pub(super) fn new(scenario: &Scenario, how: &How, base: u64, machines: Vec<Machine>, fabric: Fabric) -> Arc<Self> {
         let state = State {
-            base: now().as_nanos(),
-            mix: Mix::new(seed),
+            base,
+            mix: Mix::new(how.seed),
             timing: scenario.timing,
             faults: Vec::new(),
-            active: Active::default(),
+            active: Active::without(&scenario.unlinked),
             wire: Cuts::default(),
             sites: (0..scenario.members).map(|_| Site::default()).collect(),
             cluster: None,
@@ -58,11 +62,12 @@ impl Stage {
             coverage: BTreeMap::new(),
             lines: Vec::new(),
             granted: BTreeMap::new(),
-            story: tells,
-            usual_loss: scenario.network.loss,
+            story: how.tells,
+            usual: scenario.network,
             trouble: None,
         };
-        Arc::new(Self { state: Mutex::new(state), machines: machines.into_iter().map(Mutex::new).collect(), switch })
+        let machines = machines.into_iter().map(Mutex::new).collect();
+        Arc::new(Self { state: Mutex::new(state), machines, fabric: Arc::new(fabric) })
     }
 
     /// Nobody waits while holding this.
@@ -105,8 +110,8 @@ pub(super) struct State {
     /// When each grant that is possible was written down last.
     granted: BTreeMap<(usize, String), u64>,
     story: bool,
-    /// How many of a thousand packets are lost all the time.
-    pub(super) usual_loss: u64,
+    /// What the network does when nothing is broken.
+    pub(super) usual: Usual,
     /// What of the machinery failed, so that the run says nothing.
     pub(super) trouble: Option<String>,
 }
