@@ -506,6 +506,9 @@ fn describe(named: &str) -> anyhow::Result<String> {
         0 => String::new(),
         spare => format!(", {spare} more that may join"),
     };
+    for (a, b) in &scenario.unlinked {
+        told.push_str(&format!("no way between m{a} and m{b}, ever\n"));
+    }
     let (window_s, converge_s) = (scenario.window_ms as f64 / 1e3, scenario.converge_ms as f64 / 1e3);
     told.push_str(&format!(
         "{} members{spare}, {} nodes, leases of {:.1} s\n",

@@ -347,6 +347,13 @@ fn are_apart(groups: &[Vec<usize>], a: usize, b: usize) -> bool {
 }
 
 impl Active {
+    /// Makes the faults of a network in which there is no way between these pairs, ever.
+    pub(crate) fn without(links: &[(usize, usize)]) -> Self {
+        let holding =
+            |(a, b): &(usize, usize)| Holding { number: usize::MAX, since: 0, until: None, kind: Kind::Link(*a, *b) };
+        Self(links.iter().map(holding).collect())
+    }
+
     pub(crate) fn begin(&mut self, number: usize, since: u64, until: Option<u64>, kind: Kind) {
         self.0.push(Holding { number, since, until, kind });
     }
@@ -614,6 +621,12 @@ mod tests {
         let ring = active(Kind::Ring(vec![0, 2, 4, 1, 3]));
         let heard = |at: usize| (0..5).filter(|from| ring.passes(*from, at, 1)).collect::<Vec<_>>();
         assert_eq!([heard(0), heard(2), heard(4)], [vec![0, 2, 3], vec![0, 2, 4], vec![1, 2, 4]]);
+    }
+
+    #[test]
+    fn where_there_never_was_a_way_nothing_passes() {
+        let active = Active::without(&[(1, 2)]);
+        assert!(!active.passes(1, 2, 0) && !active.passes(2, 1, 9) && active.passes(0, 1, 9) && active.passes(2, 0, 9));
     }
 
     #[test]

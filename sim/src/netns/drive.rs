@@ -195,7 +195,7 @@ impl Director {
         let socket = self.stage.machine(joiner).socket();
         let answers = async {
             while Client::connect(&socket).await.is_err() {
-                sleep(LOOK).await
+                sleep(LOOK).await;
             }
         };
         if tokio::time::timeout(Duration::from_secs(20), answers).await.is_err() {
@@ -219,11 +219,12 @@ impl Director {
         Ok(())
     }
 
-    /// Defines the nodes of a run, each with three candidates.
-    async fn define_nodes(&self, count: usize, members: usize) -> Result<(), String> {
-        for number in 0..count {
+    /// Defines the nodes of a run, each with its candidates.
+    async fn define_nodes(&self, scenario: &Scenario) -> Result<(), String> {
+        let members = scenario.joined;
+        for number in 0..scenario.nodes {
             let Ok(node) = NodeName::new(&format!("n{number}")) else { continue };
-            let candidates: Vec<_> = (0..members.min(3)).map(|k| (number + k) % members).collect();
+            let candidates = scenario.candidates_of(number);
             let names: Vec<_> = candidates.iter().map(|member| name(*member)).collect();
             let assignments = vec![format!("collective.managercandidates={}", names.join(","))];
             let define = Request::DefineNodes { nodes: node.to_string(), assignments };
@@ -240,8 +241,10 @@ impl Director {
 
     /// Plays a scenario; returns how long it took in the end until everything was equal, in nanoseconds.
     pub(super) async fn play(&self, scenario: &Scenario, until_ms: Option<u64>) -> Option<u64> {
+        // Where there is no way, there is none from the beginning.
+        self.rewire(0).await;
         let ready = match self.assemble(scenario.joined).await {
-            Ok(()) => self.define_nodes(scenario.nodes, scenario.joined).await,
+            Ok(()) => self.define_nodes(scenario).await,
             failed => failed,
         };
         if let Err(what) = ready {

@@ -1,4 +1,7 @@
-//! A network of real packets: a namespace for each machine, and a switch in another one that drops what a fault cuts.
+//! A network of real packets: a namespace for each machine, and between them a switch that drops what a fault cuts.
+//!
+//! It is a bridge in another namespace; or, where packets must be more than dropped, a port in a namespace of its own for
+//! each machine, where the machine meets all others: sockets of [`Switch`](super::switch::Switch) under their addresses.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -24,6 +27,15 @@ const TABLE: &str = "table bridge faults {
 }
 ";
 
+/// What is between the machines of a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Between {
+    /// A bridge, whose rules drop packets.
+    Bridge,
+    /// A port for each machine, which a switch in user space opens its sockets in.
+    Ports,
+}
+
 /// Networks made by this process so far.
 static MADE: AtomicU32 = AtomicU32::new(0);
 
@@ -36,7 +48,7 @@ pub(super) struct Cuts {
     pub(super) loss: u64,
 }
 
-/// A switch, and the network namespaces of the machines that hang on it; all of it is gone when this is dropped.
+/// The network namespaces of the machines and of what is between them; all of it is gone when this is dropped.
 #[derive(Debug)]
 pub(super) struct Lab {
     id: String,
@@ -63,11 +75,15 @@ impl Lab {
     ///
     /// # Errors
     /// What the system refused; nothing is left then.
-    pub(super) fn build(machines: usize) -> anyhow::Result<Self> {
+    pub(super) fn build(machines: usize, between: Between) -> anyhow::Result<Self> {
         Self::is_possible()?;
         let number = MADE.fetch_add(1, Ordering::Relaxed);
         let mut lab = Self { id: format!("cs{}x{number}", std::process::id()), made: Vec::new() };
-        lab.wire(machines).context(
+        let wired = match between {
+            Between::Bridge => lab.wire(machines),
+            Between::Ports => lab.wire_ports(machines),
+        };
+        wired.context(
             "level netns cannot make network namespaces here (in a container: it needs the capability SYS_ADMIN)",
         )?;
         Ok(lab)
@@ -90,6 +106,25 @@ impl Lab {
         nft(&switch, TABLE)
     }
 
+    fn wire_ports(&mut self, machines: usize) -> anyhow::Result<()> {
+        for machine in 0..machines {
+            let (namespace, port) = (self.namespace(machine), self.port(machine));
+            self.add(namespace.clone())?;
+            self.add(port.clone())?;
+            ip(&format!("link add eth0 netns {namespace} type veth peer name port netns {port}"))?;
+            ip(&format!("-n {namespace} addr add {}/16 dev eth0", address(machine)))?;
+            ip(&format!("-n {namespace} link set lo up"))?;
+            ip(&format!("-n {namespace} link set eth0 up"))?;
+            ip(&format!("-n {port} link set lo up"))?;
+            ip(&format!("-n {port} link set port up"))?;
+            for other in (0..machines).filter(|other| *other != machine) {
+                ip(&format!("-n {port} addr add {}/32 dev lo", address(other)))?;
+            }
+            ip(&format!("-n {port} route add {}/32 dev port", address(machine)))?;
+        }
+        Ok(())
+    }
+
     fn add(&mut self, namespace: String) -> anyhow::Result<()> {
         ip(&format!("netns add {namespace}"))?;
         self.made.push(namespace);
@@ -99,6 +134,11 @@ impl Lab {
     /// Returns the name of the switch's namespace.
     pub(super) fn switch(&self) -> String {
         format!("{}s", self.id)
+    }
+
+    /// Returns the name of the namespace in which a machine meets the others.
+    pub(super) fn port(&self, machine: usize) -> String {
+        format!("{}p{machine}", self.id)
     }
 
     /// Returns the name of a machine's namespace.

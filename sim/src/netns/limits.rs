@@ -5,16 +5,13 @@ use collective::config::Profile;
 use collective::proto::planted::{Bug, Planted};
 use collective::proto::roster::Timing;
 
+use super::lab::Between;
+use crate::fault::Fault;
 use crate::scenario::Scenario;
 
 /// Kinds of faults that need a network, a disk or a clock which can be told what to do, and why.
-const MISSING: [(&str, &str); 14] = [
-    ("jam", "nftables drops packets, it does not hold them back"),
-    ("delay", "nftables drops packets, it does not hold them back"),
-    ("jitter", "nftables drops packets, it does not hold them back"),
-    ("reorder", "nftables drops packets, it does not hold them back"),
-    ("duplicate", "nftables drops packets, it does not double them"),
-    ("corrupt", "the kernel drops damaged packets before a daemon sees them"),
+const MISSING: [(&str, &str); 9] = [
+    ("stall", "what a packet carries is encrypted, so the switch cannot tell documents from leases"),
     ("power-torn", "a killed process loses nothing that the kernel holds"),
     ("freeze", "the machine's own clock cannot be made to stand still"),
     ("wall-clock", "the machine's own clock is not touched"),
@@ -24,6 +21,16 @@ const MISSING: [(&str, &str); 14] = [
     ("fsync-error", "the disk is the one of this machine"),
     ("join-crash", "the steps of a join are not seen from outside"),
 ];
+
+/// What a bridge cannot do to packets, since its rules only drop them.
+const MORE_THAN_DROPPED: [&str; 6] = ["jam", "delay", "jitter", "reorder", "duplicate", "corrupt"];
+
+/// Returns what a scenario needs between its machines.
+pub(super) fn between(scenario: &Scenario) -> Between {
+    let is_more = |fault: &Fault| MORE_THAN_DROPPED.contains(&fault.kind.word());
+    let is_slow = scenario.network.delay != Scenario::new("usual", 1).network.delay;
+    if is_slow || scenario.faults.iter().any(is_more) { Between::Ports } else { Between::Bridge }
+}
 
 /// Returns a scenario as this level runs it, with everything that the seed draws written out.
 ///
@@ -38,7 +45,6 @@ pub(super) fn at_this_level(scenario: &Scenario, seed: u64, text: &str) -> anyho
             bail!("{}level netns can break nothing of what [random] names", place(text, "kinds"));
         }
     }
-    let scenario = scenario.expanded(seed);
     for fault in &scenario.faults {
         let word = fault.kind.word();
         if let Some(why) = missing(word) {
@@ -50,10 +56,10 @@ pub(super) fn at_this_level(scenario: &Scenario, seed: u64, text: &str) -> anyho
             );
         }
     }
+    let mut scenario = scenario.expanded(seed);
+    // Some faults are drawn with others, as slow disks are with a power cut.
+    scenario.faults.retain(|fault| missing(fault.kind.word()).is_none());
     let usual = Scenario::new("usual", 1);
-    if scenario.network.delay != usual.network.delay {
-        bail!("{}level netns cannot delay packets: nftables only drops them", place(text, "delay"));
-    }
     if scenario.fsync != usual.fsync {
         bail!("{}level netns writes to the disk of this machine, which is as fast as it is", place(text, "fsync"));
     }
@@ -114,14 +120,14 @@ mod tests {
 
     #[test]
     fn what_this_level_cannot_do_is_told_with_its_place() {
-        let jam = refused("[[fault]]\nat = \"1s\"\nfor = \"2s\"\njam = [\"m0\", \"m1\"]\n");
-        assert!(jam.starts_with("8:1: level netns cannot do the fault `jam`: "), "{jam}");
+        let full = refused("[[fault]]\nat = \"1s\"\nfor = \"2s\"\ndisk-full = \"m0\"\n");
+        assert!(full.starts_with("8:1: level netns cannot do the fault `disk-full`: "), "{full}");
         let torn = refused("[[fault]]\nat = \"1s\"\nfor = \"2s\"\npower = [\"m0\"]\n  disk = \"torn\"\n");
         assert!(torn.starts_with("9:3: level netns cannot do the fault `power-torn`: "), "{torn}");
-        assert!(refused("[net]\ndelay = \"1ms..2ms\"\n").starts_with("6:1: "));
+        assert!(refused("[disk]\nfsync = \"1ms..2ms\"\n").starts_with("6:1: "));
         assert!(refused("[clock]\ndrift-ppm = [1, 2, 3]\n").starts_with("6:1: "));
         assert!(refused("[expect]\nplanted = \"lying-disk\"\n").starts_with("6:1: "));
-        assert!(refused("[random]\nkinds = [\"jam\"]\n").starts_with("6:1: "));
+        assert!(refused("[random]\nkinds = [\"stall\"]\n").starts_with("6:1: "));
     }
 
     #[test]
@@ -129,6 +135,19 @@ mod tests {
         let text = "name = \"x\"\nabout = \"y\"\n[mesh]\nlease = \"900ms\"\n";
         let scenario = Scenario::parse(text).expect("sound");
         assert!(at_this_level(&scenario, 1, text).expect_err("no profile").to_string().starts_with("4:1: "));
+    }
+
+    #[test]
+    fn packets_that_are_more_than_dropped_need_a_switch() {
+        let between = |more: &str| {
+            let text = format!("name = \"x\"\nabout = \"y\"\n[mesh]\nmembers = 3\n{more}");
+            between(&Scenario::parse(&text).expect("sound"))
+        };
+        let fault = |what: &str| format!("[[fault]]\nat = \"1s\"\nfor = \"2s\"\n{what}\n");
+        assert_eq!(between("[net]\nloss = \"5%\"\n"), Between::Bridge);
+        assert_eq!(between("[net]\ndelay = \"10ms..90ms\"\n"), Between::Ports);
+        assert_eq!(between(&fault("jam = [\"m0\", \"m1\"]")), Between::Ports);
+        assert_eq!(between(&fault("flap = { member = \"m0\", period = \"1s\" }")), Between::Bridge);
     }
 
     #[test]

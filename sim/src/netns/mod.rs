@@ -12,6 +12,7 @@ pub(crate) mod mark;
 mod nemesis;
 mod stage;
 mod steps;
+mod switch;
 mod watch;
 
 use std::path::{Path, PathBuf};
@@ -19,26 +20,32 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, anyhow, bail, ensure};
+use collective::actions::now;
 use collective::config::DaemonArgs;
 use collective::daemon::{self, Options};
 use collective::proto::planted::{Bug, Planted};
 use ring::digest;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::audit::audit;
 use crate::check::{Rule, Violation};
-use crate::fault::MS;
+use crate::fault::{Active, MS};
+use crate::mix::Mix;
 use crate::run::{Report, SCHEMA};
 use crate::scenario::Scenario;
 use crate::site::name;
 use crate::step::Shown;
 use crate::trace::{self, FORMAT, Head, Line, Seen, seconds};
 use drive::Director;
-use lab::Lab;
+use lab::{Between, Lab};
 use machine::{Machine, Setup};
-use stage::Stage;
+use stage::{Fabric, Stage};
+use switch::{Switch, Weather};
 
 /// The most machines of one run: each is a process, and all share this machine.
 const MACHINES_MAX: usize = 32;
+/// The most machines on a switch in user space, which has a socket for each pair of them.
+const PORTS_MAX: usize = 16;
 
 /// What is run at this level, besides the scenario.
 #[derive(Clone, Debug, Default)]
@@ -61,6 +68,13 @@ pub(crate) fn run(scenario: &Scenario, named: &str, text: &str, how: &How) -> an
     if scenario.members > MACHINES_MAX {
         bail!(
             "{} machines are too many: level netns starts a process for each, {MACHINES_MAX} at most",
+            scenario.members
+        );
+    }
+    let between = limits::between(&scenario);
+    if between == Between::Ports && scenario.members > PORTS_MAX {
+        bail!(
+            "{} machines are too many for packets that are late, doubled or damaged: {PORTS_MAX} at most",
             scenario.members
         );
     }
@@ -108,10 +122,22 @@ pub(crate) fn planted(bug: &str, guard: PathBuf, daemon: DaemonArgs) -> anyhow::
 }
 
 async fn perform(scenario: &Scenario, how: &How, setup: &Setup) -> anyhow::Result<Report> {
+    // Asked for before there is anything to take away.
+    let mut signals = Signals::watch()?;
     // Dropped in this order, however the run ends: processes, then their networks.
-    let lab = Lab::build(scenario.members)?;
+    let between = limits::between(scenario);
+    let lab = Lab::build(scenario.members, between)?;
     let machines = (0..scenario.members).map(|number| Machine::new(number, &lab, setup)).collect::<Result<_, _>>()?;
-    let stage = Stage::new(scenario, how.seed, machines, lab.switch(), how.tells);
+    let base = now().as_nanos();
+    let fabric = match between {
+        Between::Bridge => Fabric::Bridge(lab.switch()),
+        Between::Ports => {
+            let ports: Vec<_> = (0..scenario.members).map(|machine| lab.port(machine)).collect();
+            let weather = Weather { active: Active::without(&scenario.unlinked), usual: scenario.network };
+            Fabric::Switch(Switch::start(&ports, Mix::new(how.seed), base, weather)?)
+        }
+    };
+    let stage = Stage::new(scenario, how, base, machines, fabric);
     let _ends = Ends(stage.clone());
     let director = Director { stage: stage.clone() };
     for at in 0..scenario.members {
@@ -119,7 +145,7 @@ async fn perform(scenario: &Scenario, how: &How, setup: &Setup) -> anyhow::Resul
     }
     let converged = tokio::select! {
         biased;
-        () = interrupted() => bail!("interrupted; everything that was started is taken away again"),
+        () = signals.come() => bail!("interrupted; everything that was started is taken away again"),
         converged = director.play(scenario, how.until_ms) => converged,
     };
     stage.end_all();
@@ -127,6 +153,11 @@ async fn perform(scenario: &Scenario, how: &How, setup: &Setup) -> anyhow::Resul
     let mut state = stage.lock();
     if let Some(trouble) = state.trouble.take() {
         bail!("{trouble}");
+    }
+    if let Fabric::Switch(switch) = stage.fabric.as_ref() {
+        for (what, times) in switch.counted() {
+            *state.coverage.entry(what).or_default() += times;
+        }
     }
     for (id, mark) in (0_u64..).zip(mark::read(&marks)) {
         state.count("action");
@@ -202,17 +233,23 @@ fn told_as(premise: &'static str) -> &'static str {
     }
 }
 
-/// Waits until the user or the system wants this to end.
-async fn interrupted() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        biased;
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+/// By which the user or the system says that this shall end.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn watch() -> std::io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn come(&mut self) {
+        tokio::select! {
+            biased;
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
     }
 }
 

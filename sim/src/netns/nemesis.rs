@@ -9,6 +9,8 @@ use tokio::time::sleep;
 
 use super::drive::{Director, LOOK};
 use super::lab::{self, Cuts};
+use super::stage::Fabric;
+use super::switch::Weather;
 use crate::check::Rule;
 use crate::fault::{Fate, Fault, Kind, MS, SECOND};
 use crate::site::{Death, name};
@@ -59,13 +61,22 @@ impl Director {
     }
 
     /// Puts what the faults cut at that time in the place of what the switch drops.
-    async fn rewire(&self, time: u64) {
+    pub(super) async fn rewire(&self, time: u64) {
         let (cuts, before) = {
             let mut state = self.stage.lock();
             let members = state.sites.len();
             let all = (0..members).flat_map(|from| (0..members).map(move |to| (from, to)));
             let is_cut = |(from, to): &(usize, usize)| from != to && !state.active.passes(*from, *to, time);
-            let cuts = Cuts { pairs: all.filter(is_cut).collect(), loss: state.active.loss().max(state.usual_loss) };
+            let cuts = Cuts { pairs: all.filter(is_cut).collect(), loss: state.active.loss().max(state.usual.loss) };
+            if let Fabric::Switch(switch) = self.stage.fabric.as_ref() {
+                // It keeps the time of what flaps by itself, and this is at one stroke.
+                state.wire.pairs.retain(|pair| cuts.pairs.contains(pair));
+                state.note_grants(true);
+                switch.set(Weather { active: state.active.clone(), usual: state.usual });
+                state.note_grants(true);
+                state.wire = cuts;
+                return;
+            }
             if cuts == state.wire {
                 return;
             }
@@ -75,8 +86,12 @@ impl Director {
             state.note_grants(true);
             (cuts, before)
         };
-        let (switch, rules) = (self.stage.switch.clone(), cuts.clone());
-        let applied = spawn_blocking(move || lab::apply(&switch, &rules)).await;
+        let (fabric, rules) = (self.stage.fabric.clone(), cuts.clone());
+        let applied = spawn_blocking(move || match fabric.as_ref() {
+            Fabric::Bridge(namespace) => lab::apply(namespace, &rules),
+            Fabric::Switch(_) => Ok(()),
+        })
+        .await;
         let mut state = self.stage.lock();
         state.note_grants(true);
         match applied {
