@@ -185,7 +185,10 @@ pub enum MessageError {
 impl Message {
     /// Writes the message as one frame.
     pub fn encode(&self) -> Vec<u8> {
-        minicbor::to_vec(self).unwrap_or_default() // Encoding into a Vec cannot fail.
+        // Room for most frames, so that encoding one does not move it about.
+        let mut bytes = Vec::with_capacity(160);
+        let _ = minicbor::encode(self, &mut bytes); // Encoding into a Vec cannot fail.
+        bytes
     }
 
     /// Reads one frame.

@@ -20,6 +20,7 @@ mod frame;
 #[cfg(test)]
 mod harness;
 mod hear;
+mod kept;
 mod out;
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,8 @@ mod tick;
 
 pub use frame::{FRAME_BYTES_MAX, SwimFrame};
 pub use out::{Cause, SwimOut};
+
+use kept::{Probes, Suspicions};
 
 /// Members asked to probe in our place when a direct probe got no answer; k in SWIM.
 const HELPERS: usize = 3;
@@ -89,8 +92,6 @@ struct Relay {
 #[derive(Clone, Debug)]
 struct Suspicion {
     since: Instant,
-    /// Whether a probe of our own failed; without that there is no verdict.
-    own: bool,
     /// Who was asked in the last probe that failed.
     through: Vec<MemberId>,
 }
@@ -135,9 +136,10 @@ pub struct Swim {
     rng: ChaCha8Rng,
     view: LivenessView,
     peers: BTreeMap<MemberId, Peer>,
-    probes: BTreeMap<MemberId, Probe>,
+    probes: Probes,
     relays: BTreeMap<u32, Relay>,
-    suspicions: BTreeMap<MemberId, Suspicion>,
+    /// Without a failed probe of our own there is no verdict.
+    suspicions: Suspicions,
     /// The members in the order of this round, and how many were probed.
     order: Vec<MemberId>,
     cursor: usize,
@@ -167,9 +169,9 @@ impl Swim {
             rng,
             view: LivenessView::default(),
             peers: BTreeMap::new(),
-            probes: BTreeMap::new(),
+            probes: Probes::default(),
             relays: BTreeMap::new(),
-            suspicions: BTreeMap::new(),
+            suspicions: Suspicions::default(),
             order: Vec::new(),
             cursor: 0,
             seq: 0,
@@ -193,8 +195,8 @@ impl Swim {
         ids.insert(self.me);
         let added = self.view.retain(&ids, now);
         self.peers.retain(|id, _| ids.contains(id));
-        self.probes.retain(|id, _| ids.contains(id));
-        self.suspicions.retain(|id, _| ids.contains(id));
+        self.probes.retain(&ids);
+        self.suspicions.retain(&ids);
         self.relays.retain(|_, relay| ids.contains(&relay.origin) && ids.contains(&relay.target));
         self.order.retain(|id| ids.contains(id));
         for peer in self.peers.values_mut() {
@@ -219,7 +221,7 @@ impl Swim {
             self.peers.insert(id, peer);
             // One period more than for a member that is known: its first link may still have to be dialled.
             let since = now + self.period();
-            self.suspicions.insert(id, Suspicion { since, own: false, through: Vec::new() });
+            self.suspicions.add(id, Suspicion { since, through: Vec::new() }, false);
             let at = self.below(self.order.len() - self.cursor + 1) + self.cursor;
             self.order.insert(at, id);
             self.next_scan = now;
@@ -260,20 +262,13 @@ impl Swim {
             }
             SwimFrame::Nack { seq } => {
                 self.hear(from, now, &mut out);
-                if let Some(said) = self
-                    .probes
-                    .values_mut()
-                    .find(|probe| probe.seq == seq)
-                    .and_then(|probe| probe.helpers.get_mut(&from))
-                {
-                    *said = true;
-                }
+                self.probes.note_silence(seq, from);
             }
             SwimFrame::IndirectAck { seq, target, incarnation } => {
                 self.hear(from, now, &mut out);
                 let asked = |probe: &&Probe| probe.seq == seq && probe.helpers.contains_key(&from);
-                if let Some(of_round) = self.probes.get(&target).filter(asked).map(|probe| probe.of_round) {
-                    self.probes.remove(&target);
+                if let Some(of_round) = self.probes.get(target).filter(asked).map(|probe| probe.of_round) {
+                    self.probes.remove(target);
                     self.learn(target, incarnation, now, &mut out);
                     self.prove(target, Cause::Answered { through: from }, now, &mut out);
                     self.feel(if of_round { -1 } else { 0 });
@@ -452,10 +447,14 @@ impl Swim {
         if self.leaving {
             return Instant::from_nanos(u64::MAX);
         }
-        let probes = self.probes.values().map(Probe::due);
         let relays = self.relays.values().map(|relay| relay.nack.unwrap_or(relay.expires));
-        let verdicts = self.suspicions.iter().filter(|(_, it)| it.own).map(|(id, it)| it.since + self.patience(*id));
-        probes.chain(relays).chain(verdicts).fold(self.next_period.min(self.next_scan), Instant::min)
+        let verdicts = self.suspicions.own().map(|(id, it)| it.since + self.patience(id));
+        self.probes
+            .next_due()
+            .into_iter()
+            .chain(relays)
+            .chain(verdicts)
+            .fold(self.next_period.min(self.next_scan), Instant::min)
     }
 }
 
@@ -472,10 +471,10 @@ impl Swim {
     fn believe(&mut self, member: MemberId, to: Liveness, cause: Cause, now: Instant, out: &mut Vec<SwimOut>) {
         let Some(from) = self.view.get(member).map(|belief| belief.state) else { return };
         if to != Liveness::Suspect {
-            self.suspicions.remove(&member);
+            self.suspicions.remove(member);
         }
         if to == Liveness::Left {
-            self.probes.remove(&member);
+            self.probes.remove(member);
         }
         if let Some(peer) = self.peers.get_mut(&member)
             && matches!(to, Liveness::Alive | Liveness::Left)
@@ -491,16 +490,14 @@ impl Swim {
 
     /// Makes a member a suspect whose time runs from `since`, or from earlier when it is one already.
     fn suspect(&mut self, member: MemberId, since: Instant, cause: Cause, now: Instant, out: &mut Vec<SwimOut>) {
-        let fresh = Suspicion { since, own: false, through: Vec::new() };
-        let suspicion = self.suspicions.entry(member).or_insert(fresh);
-        if cause != Cause::Reconsidered && self.view.get(member).is_some_and(|belief| belief.last_heard.is_some()) {
-            suspicion.since = suspicion.since.min(since);
-        }
+        let was_heard = self.view.get(member).is_some_and(|belief| belief.last_heard.is_some());
+        let suspicion = Suspicion { since, through: Vec::new() };
+        self.suspicions.add(member, suspicion, was_heard && cause != Cause::Reconsidered);
         self.believe(member, Liveness::Suspect, cause, now, out);
     }
 
     fn start_probe(&mut self, member: MemberId, of_round: bool, now: Instant, out: &mut Vec<SwimOut>) {
-        if !self.peers.contains_key(&member) || self.probes.contains_key(&member) {
+        if !self.peers.contains_key(&member) || self.probes.contains(member) {
             return;
         }
         let seq = self.send_ping(member, self.published(member), false, out);

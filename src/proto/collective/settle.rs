@@ -1,6 +1,5 @@
 //! What follows: standing, leader, managers, housekeeping and the next wake-up, derived from state and kept nowhere else.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::changes::Origin;
@@ -69,8 +68,7 @@ impl Collective {
             (Standing::Rejoining | Standing::Seated, Standing::Isolated) => self.on_quorum_lost(),
             _ => {}
         }
-        let has_resynced = self.has_resynced() || self.planted.has(Bug::SeatWithoutResync);
-        if self.standing == Standing::Rejoining && has_resynced {
+        if self.standing == Standing::Rejoining && (self.has_resynced() || self.planted.has(Bug::SeatWithoutResync)) {
             self.standing = Standing::Seated;
             self.managers.touch_all();
             self.holder.hurry();
@@ -85,11 +83,9 @@ impl Collective {
 
     /// R12: the documents of a majority of the voters, its own among them, were received since quorum came back.
     fn has_resynced(&self) -> bool {
-        let mut held: BTreeSet<_> = self.resynced.intersection(&self.voters).copied().collect();
-        if self.voters.contains(&self.me) {
-            held.insert(self.me);
-        }
-        held.len() >= crate::proto::quorum::majority(self.voters.len())
+        let others = self.resynced.iter().filter(|id| **id != self.me && self.voters.contains(id)).count();
+        let held = others + usize::from(self.voters.contains(&self.me));
+        held >= crate::proto::quorum::majority(self.voters.len())
     }
 
     fn on_quorum_regained(&mut self) {

@@ -9,7 +9,7 @@ use super::super::identity::{MemberId, RosterHash, SessionId};
 use super::super::name::NodeName;
 use super::super::planted::{Bug, Planted};
 use super::super::quorum::{Quorum, majority};
-use super::super::roster::{Member, Roster};
+use super::super::roster::{Member, Roster, Version};
 use super::super::time::Instant;
 use super::ledger::Ledger;
 use super::peer::{Answer, Peer};
@@ -65,6 +65,9 @@ pub struct Holder {
     /// The grants that count, once they were asked for under a roster: several times at every event, while few events
     /// bring one. Emptied whenever a grant comes or goes.
     counted: OnceLock<Counted>,
+    /// When the first voter is to be asked before the next round, under the roster of that version. Emptied whenever
+    /// one was asked or answers.
+    asked_at: OnceLock<(Version, Option<Instant>)>,
     stamps: Stamps,
     planted: Planted,
 }
@@ -89,6 +92,7 @@ impl Holder {
             next_round: Instant::ZERO,
             peers: BTreeMap::new(),
             counted: OnceLock::new(),
+            asked_at: OnceLock::new(),
             stamps: Stamps::default(),
             planted: Planted::default(),
         }
@@ -138,6 +142,7 @@ impl Holder {
     /// Makes the next round due, as when an epoch was learnt. R7.
     pub fn hurry(&mut self) {
         self.next_round = Instant::ZERO;
+        self.asked_at = OnceLock::new();
         for peer in self.peers.values_mut() {
             peer.stream_until = None;
         }
@@ -145,9 +150,15 @@ impl Holder {
 
     /// Returns when [`Holder::tick`] next has something to send; an instant in the past when it is due.
     pub fn next_due(&self, roster: &Roster) -> Instant {
+        let (of, due) = *self.asked_at.get_or_init(|| (roster.version, self.first_asked_at(roster)));
+        let due = if of == roster.version { due } else { self.first_asked_at(roster) };
+        due.into_iter().fold(self.next_round, Instant::min)
+    }
+
+    fn first_asked_at(&self, roster: &Roster) -> Option<Instant> {
         let is_voter = |id: &MemberId| roster.member(*id).is_some_and(Member::is_voter);
         let peers = self.peers.iter().filter_map(|(id, peer)| Some((id, peer.due_at()?)));
-        peers.filter(|(id, _)| is_voter(id)).map(|(_, due)| due).fold(self.next_round, Instant::min)
+        peers.filter(|(id, _)| is_voter(id)).map(|(_, due)| due).min()
     }
 
     /// Returns the requests that are due, at most one a voter.
@@ -158,6 +169,7 @@ impl Holder {
         if self.next_due(roster) > now {
             return Vec::new();
         }
+        self.asked_at = OnceLock::new();
         if roster.member(self.me).is_none() {
             // R8: a removed member asks for nothing more.
             self.peers.clear();
@@ -212,6 +224,7 @@ impl Holder {
             return Vec::new();
         }
         let Some(mut sent) = peer.take_sent(ack.seq) else { return Vec::new() };
+        self.asked_at = OnceLock::new();
         self.stamps.remember(from, ack.stamp);
         let round_trip = now.since(sent.at);
         let verdict = ack.verdict.without_refusals();

@@ -68,12 +68,12 @@ impl Swim {
             let frame = SwimFrame::IndirectAck { seq: relay.origin_seq, target: from, incarnation };
             out.push(SwimOut::Send { to: relay.origin, frame, reliable: false });
         }
-        let Some(probe) = self.probes.get(&from) else { return };
+        let Some(probe) = self.probes.get(from) else { return };
         if probe.seq != seq && probe.reliable_seq != Some(seq) {
             return;
         }
         let (on_time, of_round, started) = (probe.escalate.is_some(), probe.of_round, probe.started);
-        self.probes.remove(&from);
+        self.probes.remove(from);
         if let Some(belief) = self.view.get_mut(from) {
             belief.last_ack = Some(now);
             if on_time {
@@ -132,7 +132,7 @@ impl Swim {
         if incarnation > belief.incarnation {
             // It was well at that incarnation, so the older suspicion is refuted and this one begins anew.
             belief.incarnation = incarnation;
-            self.suspicions.remove(&accused);
+            self.suspicions.remove(accused);
         }
         // The accuser needed a period to find out, so that much of the suspect's time is over, unless we heard of it.
         let before = Instant::from_nanos(now.as_nanos().saturating_sub(duration_nanos(period)));
@@ -144,7 +144,7 @@ impl Swim {
     pub(super) fn take_withdrawal(&mut self, accused: MemberId, now: Instant, out: &mut Vec<SwimOut>) {
         let Some(belief) = self.view.get(accused) else { return };
         let accused_still = self.peers.get(&accused).is_some_and(|peer| !peer.accusers.is_empty());
-        let own = self.suspicions.get(&accused).is_some_and(|suspicion| suspicion.own);
+        let own = self.suspicions.is_own(accused);
         match belief.state {
             Liveness::Suspect if !own && !accused_still && belief.last_heard.is_some() => {
                 self.believe(accused, Liveness::Alive, Cause::Withdrawn, now, out);

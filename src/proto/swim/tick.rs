@@ -7,12 +7,11 @@ use crate::proto::time::Instant;
 
 impl Swim {
     pub(super) fn tick_probes(&mut self, now: Instant, out: &mut Vec<SwimOut>) {
-        let due: Vec<_> = self.probes.iter().filter(|(_, probe)| probe.due() <= now).map(|(id, _)| *id).collect();
-        for id in due {
-            if self.probes.get(&id).is_some_and(|probe| probe.escalate.is_some()) {
+        for id in self.probes.due_by(now) {
+            if self.probes.get(id).is_some_and(|probe| probe.escalate.is_some()) {
                 self.escalate(id, out);
             }
-            if self.probes.get(&id).is_some_and(|probe| probe.deadline <= now) {
+            if self.probes.get(id).is_some_and(|probe| probe.deadline <= now) {
                 self.fail(id, now, out);
             }
         }
@@ -25,19 +24,21 @@ impl Swim {
         if let Some(belief) = self.view.get_mut(id) {
             belief.probed(None);
         }
-        let Some(probe) = self.probes.get_mut(&id) else { return };
-        probe.escalate = None;
-        probe.reliable_seq = Some(reliable_seq);
+        let Some(seq) = self.probes.get(id).map(|probe| probe.seq) else { return };
         for to in &helpers {
-            let frame = SwimFrame::PingReq { seq: probe.seq, target: id };
+            let frame = SwimFrame::PingReq { seq, target: id };
             out.push(SwimOut::Send { to: *to, frame, reliable: false });
         }
-        probe.helpers = helpers.into_iter().map(|helper| (helper, false)).collect();
+        self.probes.change(id, |probe| {
+            probe.escalate = None;
+            probe.reliable_seq = Some(reliable_seq);
+            probe.helpers = helpers.into_iter().map(|helper| (helper, false)).collect();
+        });
     }
 
     /// Ends a probe that nobody answered.
     pub(super) fn fail(&mut self, id: MemberId, now: Instant, out: &mut Vec<SwimOut>) {
-        let Some(probe) = self.probes.remove(&id) else { return };
+        let Some(probe) = self.probes.remove(id) else { return };
         if probe.of_round {
             // Lifeguard 4.1: helpers that kept silent too point at us; with none to ask, the failure itself does.
             let silent = probe.helpers.values().filter(|said| !**said).count();
@@ -51,10 +52,7 @@ impl Swim {
         let since = probe.started + self.timeout();
         let silence = belief.last_heard.map(|heard| now.since(heard));
         self.suspect(id, since, Cause::Silent { through: through.clone(), silence }, now, out);
-        if let Some(suspicion) = self.suspicions.get_mut(&id) {
-            suspicion.own = true;
-            suspicion.through = through;
-        }
+        self.suspicions.make_own(id, through);
         if let Some(peer) = self.peers.get_mut(&id)
             && peer.published != Some(belief.incarnation)
         {
@@ -64,7 +62,7 @@ impl Swim {
             self.send_ping(id, Some(belief.incarnation), true, out);
         }
         self.start_probe(id, false, now, out);
-        if self.heard < probe.started || self.suspicions.values().filter(|suspicion| suspicion.own).count() > 1 {
+        if self.heard < probe.started || self.suspicions.own().len() > 1 {
             self.probe_the_silent(now, out);
         }
     }
@@ -113,13 +111,13 @@ impl Swim {
         }
         self.start_probe(relay.target, false, now, out);
         let deadline = relay.started + self.probe_period();
-        if let Some(probe) = self.probes.get_mut(&relay.target)
-            && probe.started == now
-        {
-            probe.started = relay.started;
-            probe.escalate = Some(now);
-            probe.deadline = deadline.max(now);
-        }
+        self.probes.change(relay.target, |probe| {
+            if probe.started == now {
+                probe.started = relay.started;
+                probe.escalate = Some(now);
+                probe.deadline = deadline.max(now);
+            }
+        });
         self.tick_probes(now, out);
     }
 
@@ -127,8 +125,9 @@ impl Swim {
     pub(super) fn scan(&mut self, now: Instant, out: &mut Vec<SwimOut>) {
         let (period, timeout) = (self.period(), self.timeout());
         let mut ask = Vec::new();
-        for (id, belief) in self.view.iter() {
-            let Some(peer) = self.peers.get(&id) else { continue };
+        // Both are in the order of the ids; the view has us as well.
+        let others = self.view.iter().filter(|(id, _)| *id != self.me);
+        for ((id, belief), peer) in others.zip(self.peers.values()) {
             let due = match belief.state {
                 Liveness::Alive => {
                     // Lease traffic comes several times a period. Three frames missing are reason enough to ask now.
@@ -142,7 +141,7 @@ impl Swim {
                 Liveness::Down => peer.reprobe <= now,
                 Liveness::Left => false,
             };
-            if due && !self.probes.contains_key(&id) {
+            if due && !self.probes.contains(id) {
                 ask.push((id, belief.state));
             }
         }
@@ -164,9 +163,9 @@ impl Swim {
     pub(super) fn judge(&mut self, now: Instant, out: &mut Vec<SwimOut>) {
         let due: Vec<_> = self
             .suspicions
-            .iter()
-            .filter(|(id, suspicion)| suspicion.own && suspicion.since + self.patience(**id) <= now)
-            .map(|(id, suspicion)| (*id, suspicion.through.clone()))
+            .own()
+            .filter(|(id, suspicion)| suspicion.since + self.patience(*id) <= now)
+            .map(|(id, suspicion)| (id, suspicion.through.clone()))
             .collect();
         for (id, through) in due {
             let silence = self.view.get(id).and_then(|belief| belief.last_heard).map(|heard| now.since(heard));
@@ -190,7 +189,7 @@ impl Swim {
             }
             let id = self.order[self.cursor];
             self.cursor += 1;
-            if self.view.is_up(id) && !self.probes.contains_key(&id) {
+            if self.view.is_up(id) && !self.probes.contains(id) {
                 self.start_probe(id, true, now, out);
                 return;
             }
@@ -201,9 +200,7 @@ impl Swim {
         self.feel(1);
         self.probes.clear();
         self.relays.clear();
-        for suspicion in self.suspicions.values_mut() {
-            suspicion.since = suspicion.since.max(now);
-        }
+        self.suspicions.begin_anew(now);
         self.next_scan = now + self.period() / 5;
         self.next_period = now + self.period();
     }
