@@ -23,7 +23,7 @@ use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::admin::AdminSockets;
+use crate::admin::{AdminSockets, ServerThread};
 use crate::config::Config;
 use crate::net::Switch;
 use crate::proto::planted::Planted;
@@ -62,10 +62,9 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
     if !config.seeds.is_empty() && state.is_alone() {
         tokio::spawn(seeds::join(config.clone(), inner));
     }
-    let admin = tokio::spawn(crate::admin::serve(sockets, handler));
+    let admin = ServerThread::start(sockets, handler)?;
     let result = lives(&config, &surroundings, state, requests, stopped(stop)?, ready).await;
-    admin.abort();
-    let _ = admin.await;
+    drop(admin);
     remove_sockets(&config.runtime_dir);
     result
 }

@@ -195,7 +195,7 @@ impl Director {
         let socket = self.stage.machine(joiner).socket();
         let answers = async {
             while Client::connect(&socket).await.is_err() {
-                sleep(LOOK).await
+                sleep(LOOK).await;
             }
         };
         if tokio::time::timeout(Duration::from_secs(20), answers).await.is_err() {

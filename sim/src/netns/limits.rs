@@ -45,7 +45,6 @@ pub(super) fn at_this_level(scenario: &Scenario, seed: u64, text: &str) -> anyho
             bail!("{}level netns can break nothing of what [random] names", place(text, "kinds"));
         }
     }
-    let scenario = scenario.expanded(seed);
     for fault in &scenario.faults {
         let word = fault.kind.word();
         if let Some(why) = missing(word) {
@@ -57,6 +56,9 @@ pub(super) fn at_this_level(scenario: &Scenario, seed: u64, text: &str) -> anyho
             );
         }
     }
+    let mut scenario = scenario.expanded(seed);
+    // Some faults are drawn with others, as slow disks are with a power cut.
+    scenario.faults.retain(|fault| missing(fault.kind.word()).is_none());
     let usual = Scenario::new("usual", 1);
     if scenario.fsync != usual.fsync {
         bail!("{}level netns writes to the disk of this machine, which is as fast as it is", place(text, "fsync"));

@@ -137,7 +137,9 @@ impl Director {
             Some(request) => self.ask_aside(at, request),
             None => {
                 let director = self.clone();
-                self.aside(async move { drop(director.write(at, node).await) });
+                self.aside(async move {
+                    director.write(at, node).await;
+                });
             }
         }
     }

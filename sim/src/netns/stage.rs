@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use collective::actions::now;
 use collective::proto::name::NodeName;
-use collective::proto::request::Status;
+use collective::proto::request::{Standing, Status};
 use collective::proto::roster::Timing;
 
 use super::How;
@@ -311,9 +311,9 @@ impl State {
         let site = &self.sites[at];
         let standing = match status.standing {
             _ if status.me.is_none() => "removed",
-            collective::proto::request::Standing::Isolated => "isolated",
-            collective::proto::request::Standing::Rejoining => "rejoining",
-            collective::proto::request::Standing::Seated => "seated",
+            Standing::Isolated => "isolated",
+            Standing::Rejoining => "rejoining",
+            Standing::Seated => "seated",
         };
         let roster = (status.roster.clone(), status.roster_hash.clone());
         let is_born = site.status.is_none() || site.id.as_ref() != Some(&status.id);
@@ -401,7 +401,7 @@ impl State {
         }
         let (first_at, first) = statuses.first()?;
         for (at, status) in &statuses {
-            if status.standing != collective::proto::request::Standing::Seated || !status.quorum.quorate {
+            if status.standing != Standing::Seated || !status.quorum.quorate {
                 return Some(format!("m{at} is not seated"));
             }
             if (&status.roster, &status.roster_hash) != (&first.roster, &first.roster_hash) {
@@ -447,8 +447,7 @@ impl Shown for State {
     }
 
     fn is_seated(&self, at: usize) -> bool {
-        let seated = collective::proto::request::Standing::Seated;
-        self.status_now(at).is_some_and(|status| status.standing == seated && status.me.is_some())
+        self.status_now(at).is_some_and(|status| status.standing == Standing::Seated && status.me.is_some())
     }
 
     fn voters_at(&self, at: usize) -> usize {
@@ -462,5 +461,109 @@ impl Shown for State {
 
     fn noted(&mut self) -> &mut Vec<Option<usize>> {
         &mut self.noted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use collective::proto::name::MemberName;
+    use collective::proto::request::MemberStatus;
+    use collective::proto::roster::Role;
+
+    use super::*;
+    use crate::fault::SECOND;
+
+    fn stage() -> Arc<Stage> {
+        let base = now().as_nanos().saturating_sub(60 * SECOND);
+        let how = How::default();
+        Stage::new(&Scenario::new("x", 3), &how, base, Vec::new(), Fabric::Bridge(String::new()))
+    }
+
+    fn member(at: usize) -> MemberStatus {
+        MemberStatus {
+            name: MemberName::new(&name(at)).expect("a name"),
+            id: format!("id{at}"),
+            state: "alive".to_owned(),
+            since_ms: None,
+            role: Role::Voter,
+            votes: true,
+            learner: false,
+            draining: false,
+            manages: 0,
+            rtt_us: None,
+            last_heard_ms: None,
+            lag: None,
+            version: None,
+            address: None,
+            fingerprint: String::new(),
+            trouble: None,
+        }
+    }
+
+    /// Everybody runs since the beginning, and says so.
+    fn all_up(state: &mut State) {
+        let time = state.time();
+        for at in 0..3 {
+            state.started(at);
+            state.sites[at].began = 0;
+            let members: Vec<_> = (0..3).map(member).collect();
+            let me = Some(members[at].name.clone());
+            let said = Status { id: format!("id{at}"), me, members, roster: "0.5".to_owned(), ..Status::default() };
+            assert!(state.on_status(at, Answer { asked: time, answered: time, said }));
+        }
+        state.lines.clear();
+    }
+
+    fn granted(state: &mut State) -> Vec<(String, String)> {
+        state.lines.clear();
+        state.note_grants(true);
+        let line = |line: &Line| match &line.seen {
+            Seen::Granted { voter, .. } => Some((line.member.clone().unwrap_or_default(), voter.clone())),
+            _ => None,
+        };
+        state.lines.iter().filter_map(line).collect()
+    }
+
+    fn pairs(of: &[(usize, usize)]) -> Vec<(String, String)> {
+        of.iter().map(|(at, voter)| (name(*at), format!("id{voter}"))).collect()
+    }
+
+    #[test]
+    fn only_voters_that_run_are_past_their_quiet_start_and_can_be_heard_may_have_granted() {
+        let stage = stage();
+        let mut state = stage.lock();
+        all_up(&mut state);
+        assert_eq!(granted(&mut state), pairs(&[(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)]));
+        // One direction is enough to keep both from a grant.
+        state.wire.pairs = vec![(0, 1)];
+        assert_eq!(granted(&mut state), pairs(&[(0, 2), (1, 2), (2, 0), (2, 1)]));
+        // Who stands still asks nothing and grants nothing.
+        state.wire.pairs.clear();
+        state.sites[2].pauses = 1;
+        assert_eq!(granted(&mut state), pairs(&[(0, 1), (1, 0)]));
+        // R6: a voter that was just started has promised nobody anything yet.
+        state.sites[2].pauses = 0;
+        state.sites[1].began = state.time();
+        assert_eq!(granted(&mut state), pairs(&[(0, 2), (1, 0), (1, 2), (2, 0)]));
+    }
+
+    #[test]
+    fn a_node_is_held_from_the_first_answer_to_the_second_question_and_only_under_one_token() {
+        let stage = stage();
+        let mut state = stage.lock();
+        all_up(&mut state);
+        let node = NodeName::new("n1").expect("a name");
+        let mut answer = |asked: u64, token: &str| {
+            let said = [(node.clone(), token.to_owned())].into();
+            state.on_acting(0, Answer { asked: asked * SECOND, answered: (asked + 1) * SECOND, said });
+        };
+        answer(1, "0.5.1");
+        answer(3, "0.5.1");
+        answer(5, "0.5.2");
+        let acts = Seen::Acts { node: "n1".to_owned(), until: 3.0, token: Some("0.5.1".to_owned()) };
+        let seen: Vec<_> = state.lines.iter().map(|line| (line.t, line.seen.clone())).collect();
+        assert_eq!(seen[0], (2.0, acts));
+        assert_eq!(seen.len(), 2, "then it is another claim: {seen:?}");
+        assert_eq!(seen[1].1, Seen::Rests { node: "n1".to_owned() });
     }
 }
