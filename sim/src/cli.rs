@@ -15,7 +15,7 @@ use crate::run::{Options, Report, run, run_with};
 use crate::scenario::{self, Scenario, units};
 use crate::shrink::shrink;
 use crate::sweep::{Sweep, run_all, sweep};
-use crate::{fault, html, model, netns, planted, quic, report, selftest, trace};
+use crate::{fault, figures, html, model, netns, planted, quic, report, selftest, trace};
 
 /// The exit code of something that did not come to pass.
 const NOT_SEEN: u8 = 4;
@@ -127,6 +127,17 @@ enum Command {
         /// How many run at the same time
         #[arg(short, long, default_value_t = 1)]
         jobs: usize,
+    },
+    /// Measures how long it takes until members see what happened, over many seeds
+    Figures {
+        /// From the first to before the last, as A..B
+        #[arg(long, value_parser = seeds, default_value = "0..1000")]
+        seeds: (u64, u64),
+        /// How many run at the same time
+        #[arg(short, long, default_value_t = 1)]
+        jobs: usize,
+        /// Only the figures whose name contains this
+        only: Option<String>,
     },
     /// Feeds each checker what it must not let pass, and looks again for every bug that can be planted
     Selftest {
@@ -332,6 +343,7 @@ fn carry_out(command: Command) -> anyhow::Result<u8> {
         Command::Shrink { case, seed, budget, out } => shrink_one(&case, seed, budget, out.as_deref()),
         Command::Check { trace } => check(&trace),
         Command::Coverage { which, seeds, jobs } => coverage(&which.find()?, seeds, jobs.max(1)),
+        Command::Figures { seeds, jobs, only } => Ok(figures::measure(seeds, jobs.max(1), only.as_deref())),
         Command::Selftest { bug, search, scenario, budget } => match (bug, search) {
             (Some(bug), Some(seeds)) => planted::search(&bug, &scenario, seeds, budget),
             (Some(bug), None) => planted::look_again(Some(&bug)),

@@ -10,6 +10,7 @@ mod clock;
 mod disk;
 mod enrol;
 mod fault;
+mod figures;
 mod html;
 mod inject;
 mod mix;
