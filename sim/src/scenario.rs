@@ -31,6 +31,8 @@ pub(crate) struct Scenario {
     pub(crate) members: usize,
     pub(crate) joined: usize,
     pub(crate) nodes: usize,
+    /// Whether all start as members from what is on their disks, and how many of them then vote.
+    pub(crate) restored: Option<usize>,
     pub(crate) timing: Timing,
     pub(crate) network: Usual,
     /// How long an fsync takes, at least and at most, in nanoseconds.
@@ -107,6 +109,7 @@ impl Scenario {
             members,
             joined: members,
             nodes: 6,
+            restored: None,
             timing: Timing::LAN,
             network: Usual { delay: (300_000, 6_000_000), loss: 0 },
             fsync: (200_000, 8_000_000),
@@ -172,6 +175,7 @@ const LIBRARY: &[(&str, &str)] = &library![
     "manager-returns",
     "fail-back",
     "elastic-voters",
+    "crash-of-hundred",
     "bridge",
     "ring",
     "one-way",

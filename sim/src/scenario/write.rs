@@ -30,6 +30,9 @@ fn sections(scenario: &Scenario, text: &mut String) -> std::fmt::Result {
     writeln!(text, "name = {:?}\nabout = {:?}\n", scenario.name, scenario.about)?;
     writeln!(text, "[mesh]\nmembers = {}\nspare = {}", scenario.joined, scenario.members - scenario.joined)?;
     writeln!(text, "nodes = {}", scenario.nodes)?;
+    if let Some(voters) = scenario.restored {
+        writeln!(text, "restored = {voters}")?;
+    }
     let profiles = [("local", Timing::LOCAL), ("lan", Timing::LAN), ("wan", Timing::WAN)];
     let alike = |timing: &Timing| Timing { lease_ms: 0, margin_permille: 0, ..*timing };
     if let Some((name, _)) = profiles.iter().find(|(_, timing)| alike(timing) == alike(&scenario.timing)) {
