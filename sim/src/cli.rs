@@ -138,6 +138,7 @@ enum Command {
         jobs: usize,
         /// Only the figures whose name contains this
         only: Option<String>,
+    },
     /// Measures what a member of an idle collective costs, at different sizes
     Bench {
         /// How many members, as a list

@@ -110,7 +110,10 @@ struct Answers {
 
 /// Measures all figures, or those whose words contain `only`, and prints a table; returns the exit code.
 pub(crate) fn measure(seeds: (u64, u64), jobs: usize, only: Option<&str>) -> u8 {
-    println!("{:44} {:>7} {:>6} {:>8} {:>8} {:>8} {:>7}  goal", "seconds until", "members", "seeds", "median", "p99", "worst", "never");
+    println!(
+        "{:44} {:>7} {:>6} {:>8} {:>8} {:>8} {:>7}  goal",
+        "seconds until", "members", "seeds", "median", "p99", "worst", "never"
+    );
     let mut exit = 0;
     for figure in FIGURES.iter().filter(|figure| only.is_none_or(|only| figure.about.contains(only))) {
         let (from, to) = seeds;
@@ -132,7 +135,8 @@ fn line(figure: &Figure, answers: &Answers, seeds: u64) -> String {
     };
     let tell = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2}"));
     let (median, p99, worst) = (at(0.5), at(0.99), answers.took.last().copied());
-    let is_over = |value: Option<f64>, goal: Option<f64>| goal.is_some_and(|goal| value.is_none_or(|value| value > goal));
+    let is_over =
+        |value: Option<f64>, goal: Option<f64>| goal.is_some_and(|goal| value.is_none_or(|value| value > goal));
     let goal = match figure.goal {
         // What must never come at all.
         (_, None) => format!("never: {}", if answers.took.is_empty() { "met" } else { "MISSED" }),
@@ -182,12 +186,13 @@ fn ask(figure: &Figure, (from, to): (u64, u64), jobs: usize) -> Answers {
 /// The first violation of any rule.
 fn one(figure: &Figure, seed: u64) -> Result<Option<u64>, String> {
     let voters = if figure.members <= ALL_VOTE_MAX { figure.members } else { ELECTED };
-    let mut scenario = Scenario { restored: Some(voters), ..Scenario::new("figures", figure.members) };
+    let nodes = figure.nodes;
+    let mut scenario = Scenario { restored: Some(voters), nodes, ..Scenario::new("figures", figure.members) };
     scenario.network.loss = figure.loss;
     let mut world = World::new(&scenario, seed, &Options::default());
     world.await_restored();
     if figure.nodes > 0 {
-        world.define_nodes(figure.nodes);
+        world.define_nodes(&scenario);
     }
     // Any moment of the rounds of probes, leases and gossip.
     let moment = world.mix.range(Purpose::Faults, 0, 10_000, 20_000);
@@ -248,7 +253,8 @@ impl World {
     /// Returns whether all are seated and equal, and nobody is missed.
     fn is_whole(&self) -> bool {
         let all = self.everybody();
-        let told = |at: usize| self.sites[at].core.as_ref().map(|core| (core.documents().root(), core.roster().version));
+        let told =
+            |at: usize| self.sites[at].core.as_ref().map(|core| (core.documents().root(), core.roster().version));
         all.iter().all(|at| self.is_seated(*at) && told(*at) == told(0))
             && self.all_believe(&all, &all, &[Liveness::Alive])
     }
