@@ -216,6 +216,18 @@ mod tests {
     }
 
     #[test]
+    fn a_token_that_falls_is_seen_where_tokens_are_told() {
+        let acts = |t: f64, m: &str, token: &str| {
+            let until = t + 0.1;
+            format!("{{\"t\":{t},\"m\":\"{m}\",\"is\":\"acts\",\"node\":\"n9\",\"until\":{until}{token}}}\n")
+        };
+        let (first, second) = (",\"token\":\"0.3.1\"", ",\"token\":\"0.3.2\"");
+        assert_eq!(rules(&format!("{STARTS}{}{}", acts(1.5, "a", first), acts(2.0, "b", second))), []);
+        assert_eq!(rules(&format!("{STARTS}{}{}", acts(1.5, "a", second), acts(2.0, "b", first))), [Rule::OneManager]);
+        assert_eq!(rules(&format!("{STARTS}{}{}", acts(1.5, "a", ""), acts(2.0, "b", ""))), []);
+    }
+
+    #[test]
     fn a_line_that_is_none_is_told_with_its_number() {
         let head = serde_json::to_string(&head()).expect("JSON");
         assert!(trace::read(&format!("{head}\n\nnonsense")).expect_err("a mistake").starts_with("line 3: "));
