@@ -15,7 +15,7 @@ use crate::run::{Options, Report, run, run_with};
 use crate::scenario::{self, Scenario, units};
 use crate::shrink::shrink;
 use crate::sweep::{Sweep, run_all, sweep};
-use crate::{fault, html, model, netns, planted, quic, report, selftest, trace};
+use crate::{bench, fault, html, model, netns, planted, quic, report, selftest, trace};
 
 /// The exit code of something that did not come to pass.
 const NOT_SEEN: u8 = 4;
@@ -127,6 +127,15 @@ enum Command {
         /// How many run at the same time
         #[arg(short, long, default_value_t = 1)]
         jobs: usize,
+    },
+    /// Measures what a member of an idle collective costs, at different sizes
+    Bench {
+        /// How many members, as a list
+        #[arg(long, value_delimiter = ',', default_value = "3,10,100,300,1000", value_parser = clap::value_parser!(u16).range(1..=1_000))]
+        members: Vec<u16>,
+        /// How many virtual seconds are measured, such as 60s
+        #[arg(long = "for", value_parser = duration, default_value = "60s")]
+        window: u64,
     },
     /// Feeds each checker what it must not let pass, and looks again for every bug that can be planted
     Selftest {
@@ -332,6 +341,11 @@ fn carry_out(command: Command) -> anyhow::Result<u8> {
         Command::Shrink { case, seed, budget, out } => shrink_one(&case, seed, budget, out.as_deref()),
         Command::Check { trace } => check(&trace),
         Command::Coverage { which, seeds, jobs } => coverage(&which.find()?, seeds, jobs.max(1)),
+        Command::Bench { members, window } => {
+            let sizes: Vec<_> = members.into_iter().map(usize::from).collect();
+            bench::bench(&sizes, window).map_err(|violation| anyhow!(violation))?;
+            Ok(0)
+        }
         Command::Selftest { bug, search, scenario, budget } => match (bug, search) {
             (Some(bug), Some(seeds)) => planted::search(&bug, &scenario, seeds, budget),
             (Some(bug), None) => planted::look_again(Some(&bug)),

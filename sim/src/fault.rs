@@ -362,6 +362,11 @@ impl Active {
         self.0.retain(|holding| holding.number != number);
     }
 
+    /// Returns whether no fault holds.
+    pub(crate) fn is_nothing(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Returns whether what the first says reaches the second.
     pub(crate) fn passes(&self, from: usize, to: usize, now: u64) -> bool {
         !self.0.iter().any(|holding| holding.kind.cuts(from, to, holding.since, now))

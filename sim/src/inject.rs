@@ -253,9 +253,9 @@ impl World {
     }
 
     /// Returns the site of a key; of several that share it, the one that is linked.
-    pub(crate) fn site_linked(&self, from: usize, key: Fingerprint) -> Option<usize> {
+    pub(crate) fn site_linked(&mut self, from: usize, key: Fingerprint) -> Option<usize> {
         let linked = |at: &usize| self.sites[*at].has_key(key) && self.network.end(from, *at).is_some();
-        let is_cloned = self.sites.iter().filter(|site| site.has_key(key)).count() > 1;
+        let is_cloned = self.has_clones && self.sites.iter().filter(|site| site.has_key(key)).count() > 1;
         if is_cloned { (0..self.sites.len()).find(linked) } else { self.site_of(key) }
     }
 
@@ -269,6 +269,7 @@ impl World {
         if self.sites[on].is_up() || self.sites[member].me.is_none() || self.sites[on].me.is_some() {
             return;
         }
+        self.has_clones = true;
         let disk = self.sites[member].disk.copied();
         let (me, key) = (self.sites[member].me, self.sites[member].fingerprint);
         let clone = &mut self.sites[on];

@@ -3,6 +3,7 @@
 //! Run `collective-sim list` for what it can show, and see docs/simulation.md.
 
 mod audit;
+mod bench;
 mod case;
 mod check;
 mod cli;
@@ -25,6 +26,7 @@ mod scenario;
 mod selftest;
 mod shrink;
 mod site;
+mod spent;
 mod step;
 mod sweep;
 mod trace;

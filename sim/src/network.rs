@@ -41,6 +41,10 @@ pub(crate) struct Network {
     links: u64,
     /// How many packets each direction carried, so that each has its own chance.
     packets: Vec<u64>,
+    /// Pairs whose two ends differ.
+    odd: usize,
+    /// When each site heard everybody it has a link to.
+    heard_all: Vec<u64>,
 }
 
 impl Network {
@@ -51,6 +55,8 @@ impl Network {
             pipes: BTreeMap::new(),
             links: 0,
             packets: vec![0; sites * sites],
+            odd: 0,
+            heard_all: vec![0; sites],
         }
     }
 
@@ -60,7 +66,29 @@ impl Network {
 
     /// Returns the end of a link that `at` has to `to`.
     pub(crate) fn end(&self, at: usize, to: usize) -> Option<End> {
-        self.ends[self.place(at, to)]
+        let end = self.ends[self.place(at, to)]?;
+        Some(End { heard: end.heard.max(self.heard_all[at]), ..end })
+    }
+
+    /// Returns whether the two ends of every link agree.
+    pub(crate) const fn is_even(&self) -> bool {
+        self.odd == 0
+    }
+
+    /// Notes that a site heard everybody it has a link to.
+    pub(crate) fn hears_all(&mut self, at: usize, now: u64) {
+        self.heard_all[at] = now;
+    }
+
+    fn set(&mut self, at: usize, to: usize, end: Option<End>) {
+        let (here, there) = (self.place(at, to), self.place(to, at));
+        let is_odd = |network: &Self| {
+            let [here, there] = [here, there].map(|place| network.ends[place].map(|end| end.link));
+            here != there
+        };
+        self.odd -= usize::from(is_odd(self));
+        self.ends[here] = end;
+        self.odd += usize::from(is_odd(self));
     }
 
     /// Returns the number of the link whose both ends are up.
@@ -73,10 +101,8 @@ impl Network {
     pub(crate) fn connect(&mut self, a: usize, b: usize, now: u64) {
         self.links += 1;
         let end = End { link: self.links, heard: now };
-        for (at, to) in [(a, b), (b, a)] {
-            let place = self.place(at, to);
-            self.ends[place] = Some(end);
-        }
+        self.set(a, b, Some(end));
+        self.set(b, a, Some(end));
     }
 
     /// Takes one end down; returns whether it was up.
@@ -84,8 +110,9 @@ impl Network {
         for channel in Channel::ALL {
             self.pipes.remove(&(at, to, channel));
         }
-        let place = self.place(at, to);
-        self.ends[place].take().is_some()
+        let was_up = self.end(at, to).is_some();
+        self.set(at, to, None);
+        was_up
     }
 
     /// Notes that an end heard something.
@@ -170,6 +197,21 @@ mod tests {
         assert_eq!(network.pop(0, 1, Channel::Sync, link, 5), (None, Some(9)));
         assert_eq!(network.pop(0, 1, Channel::Sync, link, 9), (Some([1].into()), Some(9)));
         assert_eq!(network.pop(0, 1, Channel::Sync, link, 9), (Some([2].into()), None));
+    }
+
+    #[test]
+    fn a_link_that_only_one_side_knows_is_odd() {
+        let mut network = Network::new(3);
+        network.connect(0, 1, 0);
+        network.connect(1, 2, 0);
+        assert!(network.is_even());
+        network.drop_end(0, 1);
+        network.drop_end(2, 1);
+        assert!(!network.is_even());
+        network.drop_end(1, 0);
+        assert!(!network.is_even());
+        network.connect(1, 2, 5);
+        assert!(network.is_even());
     }
 
     #[test]

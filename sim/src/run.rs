@@ -1,7 +1,6 @@
 //! One run: assemble, load and faults, heal, converge; and what is reported of it.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
 
 use collective::proto::collective::Collective;
 use collective::proto::document::Entity;
@@ -11,6 +10,7 @@ use serde::Serialize;
 use crate::check::{Final, Rule, Violation, unconverged};
 use crate::fault::{MS, SECOND};
 use crate::scenario::Scenario;
+use crate::spent::Spent;
 use crate::step::Shown;
 use crate::trace::{Head, Line, Seen};
 use crate::workload::Op;
@@ -58,7 +58,7 @@ pub(crate) struct Report {
     pub(crate) story: Vec<String>,
     #[serde(skip)]
     pub(crate) trace: Option<(Head, Vec<Line>)>,
-    /// How long it took here; not part of what is compared.
+    /// How many seconds of a processor it took here; not part of what is compared.
     #[serde(skip)]
     pub(crate) took_s: f64,
 }
@@ -70,7 +70,7 @@ pub(crate) fn run(scenario: &Scenario, seed: u64, story: bool) -> Report {
 
 /// Runs a scenario with a seed, and keeps what is wanted of it.
 pub(crate) fn run_with(scenario: &Scenario, seed: u64, options: &Options) -> Report {
-    let started = Instant::now();
+    let spent = Spent::new();
     let scenario = &scenario.expanded(seed);
     let mut world = World::new(scenario, seed, options);
     let mut begin = None;
@@ -101,7 +101,7 @@ pub(crate) fn run_with(scenario: &Scenario, seed: u64, options: &Options) -> Rep
         coverage: world.coverage.clone(),
         story: world.story.take().unwrap_or_default(),
         trace: lines.map(|lines| (world.head(scenario, seed), lines)),
-        took_s: started.elapsed().as_secs_f64(),
+        took_s: spent.seconds(),
     }
 }
 
@@ -131,7 +131,10 @@ fn expectations(world: &mut World, scenario: &Scenario, is_whole: bool) {
 }
 
 fn drive(world: &mut World, scenario: &Scenario, until_ms: Option<u64>, started: &mut Option<u64>) -> Option<u64> {
-    world.assemble(scenario.joined);
+    match scenario.restored {
+        Some(_) => world.await_restored(),
+        None => world.assemble(scenario.joined),
+    }
     if !world.checker.violations.is_empty() {
         return None;
     }

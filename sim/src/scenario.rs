@@ -35,6 +35,8 @@ pub(crate) struct Scenario {
     pub(crate) candidates: Vec<Vec<usize>>,
     /// Pairs of members between whom there is no way, ever.
     pub(crate) unlinked: Vec<(usize, usize)>,
+    /// Whether all start as members from what is on their disks, and how many of them then vote.
+    pub(crate) restored: Option<usize>,
     pub(crate) timing: Timing,
     pub(crate) network: Usual,
     /// How long an fsync takes, at least and at most, in nanoseconds.
@@ -113,6 +115,7 @@ impl Scenario {
             nodes: 6,
             candidates: Vec::new(),
             unlinked: Vec::new(),
+            restored: None,
             timing: Timing::LAN,
             network: Usual { delay: (300_000, 6_000_000), loss: 0 },
             fsync: (200_000, 8_000_000),
@@ -186,6 +189,7 @@ const LIBRARY: &[(&str, &str)] = &library![
     "manager-returns",
     "fail-back",
     "elastic-voters",
+    "crash-of-hundred",
     "bridge",
     "ring",
     "one-way",

@@ -2,12 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
-use std::rc::Rc;
 
 use collective::daemon::persist::Kept;
 use collective::proto::collective::{Birth, Collective, Effect, Event};
 use collective::proto::document::{Actor, Documents, Entity};
-use collective::proto::facts::Facts;
 use collective::proto::identity::{Fingerprint, MemberId, SessionId};
 use collective::proto::invite::Seed;
 use collective::proto::lease::Stamp;
@@ -19,6 +17,7 @@ use collective::store;
 use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::mix::{Mix, Purpose};
+use crate::world::Told;
 
 /// What a process had to do before it could go on with what came meanwhile.
 const INBOX_MAX: usize = 2_000;
@@ -55,7 +54,7 @@ pub(crate) struct Site {
     /// The true time at which the core wants to wake.
     pub(crate) wake: Option<u64>,
     /// What it tells by gossip.
-    pub(crate) facts: Option<Rc<Facts>>,
+    pub(crate) told: Option<Told>,
     /// The keys it links to.
     pub(crate) peers: BTreeSet<Fingerprint>,
     /// The keys of removed members, with what to tell them.
@@ -106,7 +105,7 @@ impl Site {
             name: MemberName::new(&name(number)).expect("a letter and a number are a member name"),
             fingerprint: Fingerprint(mix.bytes(Purpose::Identity, index)),
             former: Vec::new(),
-            address: SocketAddr::from(([10, 0, 0, number as u8 + 1], 4747)),
+            address: SocketAddr::from(([10, 0, (number / 250) as u8, (number % 250) as u8 + 1], 4747)),
             clock: Clock::new(offset, drift, skew),
             disk: Disk::default(),
             me: None,
@@ -120,7 +119,7 @@ impl Site {
             lost: Vec::new(),
             downs: 0,
             wake: None,
-            facts: None,
+            told: None,
             peers: BTreeSet::new(),
             removed: BTreeMap::new(),
             asked: BTreeMap::new(),
@@ -217,7 +216,7 @@ impl Site {
         self.inbox.clear();
         self.is_busy = false;
         self.wake = None;
-        self.facts = None;
+        self.told = None;
         self.doomed = None;
         self.peers.clear();
         self.removed.clear();

@@ -1,5 +1,6 @@
 //! Steps of a scenario: what is asked of whom at which time, what must be answered, and what must then be so.
 
+use collective::proto::liveness::Liveness;
 use collective::proto::name::{MemberName, NodeName};
 use collective::proto::request::{ErrorCode, Request, Target, Wait};
 use collective::proto::roster::Role;
@@ -35,6 +36,8 @@ pub(crate) enum Check {
     Idle(Vec<usize>),
     /// Each node with a candidate among them has exactly one acting manager, and it is one of them.
     ManagedBy(Vec<usize>),
+    /// Everybody who runs believes these to be down, and nobody else.
+    Down(Vec<usize>),
     /// Each of these sees that many voters on its roster.
     Voters { of: Vec<usize>, count: usize },
     /// Who acts for each node is noted.
@@ -136,6 +139,10 @@ pub(crate) trait Shown {
     fn is_seated(&self, at: usize) -> bool;
     /// How many voters a member sees; none when it is down.
     fn voters_at(&self, at: usize) -> usize;
+    /// Whom a member believes to be down; none when it does not run, or when that cannot be seen at this level.
+    fn believed_down(&self, _at: usize) -> Option<Vec<usize>> {
+        None
+    }
     /// How often something was seen so far.
     fn counted(&self, what: &str) -> u64;
     /// Who acted for each node when a step noted it.
@@ -166,6 +173,15 @@ pub(crate) trait Shown {
                 each(of, &|at| self.voters_at(at) == *count, "sees another number of voters")
             }
             Check::ManagedBy(members) => self.managed_by(members),
+            Check::Down(members) => {
+                let others = (0..self.members()).filter(|at| !members.contains(at));
+                let views: Vec<_> = others.filter_map(|at| Some((at, self.believed_down(at)?))).collect();
+                match views.iter().find(|(_, down)| down != members) {
+                    Some((at, down)) => Err(format!("m{at} believes {down:?} to be down")),
+                    None if views.is_empty() => Err("nobody tells whom it believes to be down".to_owned()),
+                    None => Ok(()),
+                }
+            }
             Check::NoteManagers => {
                 *self.noted() = self.managers_now();
                 Ok(())
@@ -228,6 +244,13 @@ impl Shown for World {
 
     fn voters_at(&self, at: usize) -> usize {
         self.sites[at].core.as_ref().map_or(0, |core| core.roster().voters().len())
+    }
+
+    fn believed_down(&self, at: usize) -> Option<Vec<usize>> {
+        let core = self.sites[at].core.as_ref()?;
+        let is_down = |id| core.believes(id) == Some(Liveness::Down);
+        let down = self.sites.iter().enumerate().filter(|(_, site)| site.me.is_some_and(is_down));
+        Some(down.map(|(number, _)| number).collect())
     }
 
     fn counted(&self, what: &str) -> u64 {

@@ -4,6 +4,7 @@ mod breakage;
 mod gossip;
 mod links;
 mod process;
+mod restored;
 mod traffic;
 mod watch;
 
@@ -11,7 +12,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use collective::proto::collective::{Event, JobId, JoinId, RequestId, Ticket};
-use collective::proto::facts::Facts;
 use collective::proto::identity::{ClusterId, Fingerprint, MemberId};
 use collective::proto::message::{Channel, Hello};
 use collective::proto::name::NodeName;
@@ -32,10 +32,11 @@ use crate::scenario::{Scenario, Usual};
 use crate::site::{Death, Site};
 use crate::trace::Trace;
 use crate::workload::Ledger;
+use gossip::Heard;
+pub(crate) use gossip::Told;
 use watch::Seen;
 
-/// How often a link that is down is dialled, and a link that is up looked at.
-const DIAL_EVERY: u64 = 300 * MS;
+/// How often the links that are up are looked at.
 const LOOK_EVERY: u64 = SECOND;
 /// How long a daemon that ends leaves its last frames to get out, as `daemon::driver` does.
 const FAREWELL: u64 = 150 * MS;
@@ -104,7 +105,7 @@ pub(crate) enum Due {
         to: usize,
         life: u64,
         from: usize,
-        facts: Rc<Facts>,
+        told: Told,
     },
     Begin(usize),
     End(usize),
@@ -145,6 +146,13 @@ pub(crate) enum Due {
     },
 }
 
+/// The frames that were sent, and their bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sent {
+    pub(crate) frames: u64,
+    pub(crate) bytes: u64,
+}
+
 /// One run.
 pub(crate) struct World {
     pub(crate) mix: Mix,
@@ -182,7 +190,13 @@ pub(crate) struct World {
     pub(crate) churn: bool,
     /// Whether who is no member any more is invited again.
     pub(crate) cares: bool,
-    told: BTreeMap<(usize, usize), (u64, Rc<Facts>)>,
+    heard: Heard,
+    /// The site of each key that was looked up, while no two share one.
+    keys: BTreeMap<Fingerprint, usize>,
+    /// Whether an identity was ever cloned.
+    pub(crate) has_clones: bool,
+    /// Which pairs are being dialled until their link is up.
+    is_dialling: Vec<bool>,
     voters: BTreeMap<Version, Rc<BTreeSet<MemberId>>>,
     /// What was seen of each member after its last event.
     pub(crate) seen: Seen,
@@ -193,6 +207,7 @@ pub(crate) struct World {
     /// The words that were hashed last: room for the next ones.
     hashed: String,
     pub(crate) events: u64,
+    pub(crate) sent: Sent,
     /// What is seen of the run, when it is wanted.
     pub(crate) trace: Option<Trace>,
     /// Lines for people, when they are wanted.
@@ -236,7 +251,10 @@ impl World {
             only_writes: !scenario.load.moves,
             churn: false,
             cares: false,
-            told: BTreeMap::new(),
+            heard: Heard::new(count),
+            keys: BTreeMap::new(),
+            has_clones: false,
+            is_dialling: vec![false; count * count],
             voters: BTreeMap::new(),
             seen: Seen::new(count),
             seen_incarnation: vec![(0, 0); count],
@@ -244,17 +262,22 @@ impl World {
             hash: digest::Context::new(&digest::SHA256),
             hashed: String::new(),
             events: 0,
+            sent: Sent::default(),
             trace: options.trace.then(Trace::default),
             story: options.story.then(Vec::new),
         };
         for a in 0..count {
             for b in a + 1..count {
-                world.after(DIAL_EVERY, Due::Dial { a, b });
+                world.keep_dialling(a, b);
             }
             world.after(LOOK_EVERY, Due::Look { at: a });
             world.after(500 * MS, Due::Gossip { at: a });
         }
-        world.found(ClusterId(mix.bytes(Purpose::Identity, 1_000)), scenario.timing);
+        let cluster = ClusterId(mix.bytes(Purpose::Identity, 1_000));
+        match scenario.restored {
+            Some(voters) => world.restore(cluster, scenario.timing, voters),
+            None => world.found(cluster, scenario.timing),
+        }
         world
     }
 
@@ -314,11 +337,7 @@ impl World {
                 self.arrive(from, to, link, channel, frame, reliable);
             }
             Due::Stream { from, to, link, channel } => self.pump(from, to, link, channel),
-            Due::Dial { a, b } => {
-                self.dial(a, b);
-                let every = DIAL_EVERY + self.mix.range(Purpose::Dial, self.queue.count(), 0, 200) * MS;
-                self.after(every, Due::Dial { a, b });
-            }
+            Due::Dial { a, b } => self.dial_again(a, b),
             Due::Shake { a, b, hellos } => self.shake(a, b, *hellos),
             Due::Look { at } => {
                 self.look(at);
@@ -340,13 +359,7 @@ impl World {
                 let every = self.gossip_interval(at);
                 self.after(every, Due::Gossip { at });
             }
-            Due::Heard { to, life, from, facts } => {
-                if self.sites[to].life == life && self.sites[to].is_up() {
-                    self.told.insert((to, from), (life, facts.clone()));
-                    let peer = self.sites[from].fingerprint;
-                    self.handle(to, Event::Gossip { peer, facts: (*facts).clone() });
-                }
-            }
+            Due::Heard { to, life, from, told } => self.hear(to, life, from, &told),
             Due::Begin(number) => self.begin(number),
             Due::End(number) => self.end(number),
             Due::Join { enrolment, step } => self.on_join(enrolment, step),

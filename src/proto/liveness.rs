@@ -192,16 +192,16 @@ impl LivenessView {
     ///
     /// A suspect counts as there, so that a suspicion on its way around does not look like disagreement.
     pub fn hash(&self) -> u64 {
-        let mut context = digest::Context::new(&digest::SHA256);
+        let mut bytes = Vec::with_capacity(17 * self.beliefs.len());
         for (id, belief) in &self.beliefs {
-            context.update(&id.0);
-            context.update(&[match belief.state {
+            bytes.extend_from_slice(&id.0);
+            bytes.push(match belief.state {
                 Liveness::Alive | Liveness::Suspect => 0,
                 Liveness::Down => 1,
                 Liveness::Left => 2,
-            }]);
+            });
         }
-        let hash = context.finish();
+        let hash = digest::digest(&digest::SHA256, &bytes);
         u64::from_be_bytes(hash.as_ref()[..8].try_into().expect("SHA-256 has more than eight bytes"))
     }
 

@@ -72,6 +72,12 @@ fn mesh(table: &mut Table<'_>, scenario: &mut Scenario) -> Result<(), Mistake> {
         };
         scenario.unlinked = value.list()?.iter().map(pair).collect::<Result<_, _>>()?;
     }
+    if let Some(value) = table.get("restored") {
+        scenario.restored = Some(value.count(1..=scenario.joined)?);
+        if scenario.members > scenario.joined {
+            return Err(value.mistake("who is restored needs no spare machines".to_owned()));
+        }
+    }
     if let Some(value) = table.get("profile") {
         scenario.timing = value.word(&[("local", Timing::LOCAL), ("lan", Timing::LAN), ("wan", Timing::WAN)])?;
     }

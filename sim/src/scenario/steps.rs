@@ -47,6 +47,11 @@ pub(super) fn read(table: &mut Table<'_>, members: usize) -> Result<Step, Mistak
             checks.push(check(value.members(members)?));
         }
     }
+    if let Some(value) = table.get("down") {
+        let mut down = value.members(members)?;
+        down.sort_unstable();
+        checks.push(Check::Down(down));
+    }
     if let Some(value) = table.get("voters") {
         checks.push(value.inline(|table| {
             let of = table.require("of")?.members(members)?;
@@ -131,6 +136,7 @@ pub(super) fn write(step: &Step) -> String {
             Check::Seated(members) => ("seated", list(members)),
             Check::Idle(members) => ("idle", list(members)),
             Check::ManagedBy(members) => ("managed-by", list(members)),
+            Check::Down(members) => ("down", list(members)),
             Check::Voters { of, count } => ("voters", format!("{{ of = {}, count = {count} }}", list(of))),
             Check::NoteManagers => ("managers", "\"note\"".to_owned()),
             Check::SameManagers => ("managers", "\"same\"".to_owned()),

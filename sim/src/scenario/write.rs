@@ -38,6 +38,9 @@ fn sections(scenario: &Scenario, text: &mut String) -> std::fmt::Result {
         let pairs: Vec<_> = scenario.unlinked.iter().map(|(a, b)| faults::list(&[*a, *b])).collect();
         writeln!(text, "unlinked = [{}]", pairs.join(", "))?;
     }
+    if let Some(voters) = scenario.restored {
+        writeln!(text, "restored = {voters}")?;
+    }
     let profiles = [("local", Timing::LOCAL), ("lan", Timing::LAN), ("wan", Timing::WAN)];
     let alike = |timing: &Timing| Timing { lease_ms: 0, margin_permille: 0, ..*timing };
     if let Some((name, _)) = profiles.iter().find(|(_, timing)| alike(timing) == alike(&scenario.timing)) {

@@ -4,11 +4,45 @@ use collective::proto::collective::{Collective, Event};
 use collective::proto::message::Hello;
 
 use super::{Due, World};
+use crate::fault::MS;
+use crate::mix::Purpose;
 use crate::network::IDLE_TIMEOUT;
 use crate::site::name;
 use crate::trace::Seen;
 
+/// How often a link that is down is dialled.
+const DIAL_EVERY: u64 = 300 * MS;
+
 impl World {
+    /// Dials in a while, and again and again until the link is up, unless that is under way.
+    pub(super) fn keep_dialling(&mut self, a: usize, b: usize) {
+        let (a, b) = (a.min(b), a.max(b));
+        let place = a * self.sites.len() + b;
+        if !std::mem::replace(&mut self.is_dialling[place], true) {
+            self.dial_later(a, b);
+        }
+    }
+
+    fn dial_later(&mut self, a: usize, b: usize) {
+        let every = DIAL_EVERY + self.mix.range(Purpose::Dial, self.queue.count(), 0, 200) * MS;
+        self.after(every, Due::Dial { a, b });
+    }
+
+    pub(super) fn dial_again(&mut self, a: usize, b: usize) {
+        if self.network.link(a, b).is_some() {
+            self.is_dialling[a * self.sites.len() + b] = false;
+        } else {
+            self.dial(a, b);
+            self.dial_later(a, b);
+        }
+    }
+
+    /// Takes one end of a link down; returns whether it was up.
+    pub(super) fn drop_end(&mut self, at: usize, peer: usize) -> bool {
+        self.keep_dialling(at, peer);
+        self.network.drop_end(at, peer)
+    }
+
     /// Tries to bring a link up.
     pub(super) fn dial(&mut self, a: usize, b: usize) {
         let (a, b) = (a.min(b), a.max(b));
@@ -70,7 +104,7 @@ impl World {
     }
 
     pub(super) fn lose_end(&mut self, at: usize, peer: usize, reason: &'static str) {
-        if self.network.drop_end(at, peer) {
+        if self.drop_end(at, peer) {
             self.tell(|| format!("link m{at} to m{peer} down: {reason}"));
             self.note(Some(at), || Seen::LinkDown { peer: name(peer), why: reason.to_owned() });
             let key = self.sites[peer].fingerprint;
@@ -82,6 +116,10 @@ impl World {
     pub(super) fn look(&mut self, at: usize) {
         if !self.sites[at].is_awake() {
             return;
+        }
+        if self.active.is_nothing() && self.network.is_even() {
+            // Nothing is cut, and nobody has forgotten a link: everybody hears everybody.
+            return self.network.hears_all(at, self.time);
         }
         for peer in self.network.linked(at) {
             let Some(end) = self.network.end(at, peer) else { continue };

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::rc::Rc;
 
 use collective::proto::collective::{Effect, Event, Ticket};
 use collective::proto::identity::Fingerprint;
@@ -32,6 +31,7 @@ impl World {
         match catch_unwind(AssertUnwindSafe(|| site.boot(mix, at, time, planted))) {
             Ok(Ok(effects)) => {
                 self.seen.forget(at);
+                self.heard.forget(at);
                 self.checker.born(at);
                 self.seen_standing[at] = (Standing::Isolated, self.time);
                 self.tell(|| format!("m{at} starts"));
@@ -70,7 +70,7 @@ impl World {
                 let delay = self.delay(at, peer);
                 self.after(delay, Due::Gone { at: peer, peer: at, link, reason: "the daemon ended" });
             }
-            self.network.drop_end(at, peer);
+            self.drop_end(at, peer);
         }
         self.ledger.orphan(at);
         self.break_joins(at, death);
@@ -104,7 +104,7 @@ impl World {
 
     /// Has a core take an event in, now.
     pub(crate) fn take_in(&mut self, at: usize, event: Event) {
-        if !matches!(event, Event::Wake | Event::Received { .. }) {
+        if !matches!(event, Event::Wake | Event::Received { .. } | Event::Gossip { .. }) {
             self.trace_words(at, b"event", &event);
         }
         let site = &mut self.sites[at];
@@ -157,6 +157,10 @@ impl World {
                 let life = site.life;
                 self.at(when, Due::Wake { at, life });
             }
+            Effect::Save { ticket, records } => {
+                self.trace_save(at, ticket, &records);
+                self.save(at, ticket, records);
+            }
             effect => {
                 self.trace_words(at, b"effect", &effect);
                 self.perform_rare(at, effect);
@@ -166,14 +170,13 @@ impl World {
 
     fn perform_rare(&mut self, at: usize, effect: Effect) {
         match effect {
-            Effect::Save { ticket, records } => self.save(at, ticket, records),
             Effect::Publish(facts) => {
                 let durable = self.sites[at].disk.incarnation;
                 let life = self.sites[at].life;
                 let is_start = self.seen_incarnation[at].0 != life;
                 self.seen_incarnation[at] = (life, facts.incarnation);
                 self.checker.incarnation(self.time, at, facts.incarnation, durable, is_start);
-                self.sites[at].facts = Some(Rc::new(facts));
+                self.sites[at].told = Some(self.heard.publish(facts));
             }
             Effect::Peers { peers, removed } => {
                 let keys: BTreeSet<_> = peers.into_iter().flat_map(|peer| peer.fingerprints).collect();
@@ -242,7 +245,12 @@ impl World {
         self.after(delay, Due::Durable { at, life });
     }
 
-    pub(crate) fn site_of(&self, key: Fingerprint) -> Option<usize> {
-        self.sites.iter().position(|site| site.has_key(key))
+    pub(crate) fn site_of(&mut self, key: Fingerprint) -> Option<usize> {
+        if let Some(at) = self.keys.get(&key).copied().filter(|at| self.sites[*at].has_key(key) && !self.has_clones) {
+            return Some(at);
+        }
+        let at = self.sites.iter().position(|site| site.has_key(key))?;
+        self.keys.insert(key, at);
+        Some(at)
     }
 }

@@ -32,6 +32,8 @@ impl World {
         }
         let bytes: Frame = message.encode().into();
         self.trace(from, b"send", &bytes);
+        self.sent.frames += 1;
+        self.sent.bytes += bytes.len() as u64;
         let Some(link) = self.network.end(from, to).map(|end| end.link) else { return };
         let channel = message.channel();
         let delay = self.delay(from, to);
@@ -121,7 +123,9 @@ impl World {
 
     pub(super) fn deliver(&mut self, from: usize, to: usize, channel: Channel, frame: &[u8]) {
         self.network.heard(to, from, self.time);
-        self.trace(to, b"frame", frame);
+        // Its bytes were hashed when it was sent.
+        let of = [from as u32, channel as u32, frame.len() as u32].map(u32::to_le_bytes);
+        self.trace(to, b"frame", of.as_flattened());
         match Message::decode(channel, frame) {
             Ok(message) => {
                 let peer = self.sites[from].fingerprint;

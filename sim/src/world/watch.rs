@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Debug, Write};
 use std::rc::Rc;
 
-use collective::proto::collective::Collective;
+use collective::proto::collective::{Collective, Ticket};
 use collective::proto::document::Entity;
 use collective::proto::identity::MemberId;
 use collective::proto::name::NodeName;
 use collective::proto::planted::Bug;
+use collective::proto::record::Record;
 use collective::proto::request::Standing;
 use collective::proto::roster::Version;
 use collective::proto::time::Instant;
@@ -158,6 +159,20 @@ impl World {
         let _ = write!(words, "{happened:?}");
         self.trace(at, what, words.as_bytes());
         self.hashed = words;
+    }
+
+    /// Hashes what is given to the disk: changes by their bytes, of which they mostly consist.
+    pub(super) fn trace_save(&mut self, at: usize, ticket: Ticket, records: &[Record]) {
+        self.trace(at, b"save", &ticket.to_le_bytes());
+        for record in records {
+            match record {
+                Record::Change { id, bytes } => {
+                    self.trace_words(at, b"change", id);
+                    self.hash.update(bytes);
+                }
+                record => self.trace_words(at, b"record", record),
+            }
+        }
     }
 
     /// Checks what must hold at every moment, after a member did something: only then can anything begin.

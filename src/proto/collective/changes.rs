@@ -281,6 +281,7 @@ impl Collective {
     pub(super) fn settle_changes(&mut self) {
         let outs = self.proposer.tick(&self.roster, self.now.boot);
         self.on_proposer(outs);
+        self.handover.rest();
         while let Some(pending) = self.pending_changes.front() {
             if self.now.boot >= pending.until {
                 if let Some(pending) = self.pending_changes.pop_front() {

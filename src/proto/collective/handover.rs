@@ -29,7 +29,9 @@ pub(super) struct Handover {
     /// Since when the voters are in force for whom this was begun ([`Tenure`](crate::proto::epoch::Tenure)).
     of: Option<Instant>,
     stage: Stage,
-    /// When to go on, if nothing comes in before.
+    /// Whether a change waits for this, as of the last look at the queue.
+    is_awaited: bool,
+    /// When to go on then, if nothing comes in before.
     look_at: Instant,
 }
 
@@ -55,9 +57,14 @@ impl Handover {
         }
     }
 
-    /// Returns when to look again at a change that waits for this.
+    /// Returns when to look again at a change that waits for this, if one does.
     pub(super) fn due(&self) -> Option<Instant> {
-        (!matches!(self.stage, Stage::Idle)).then_some(self.look_at)
+        self.is_awaited.then_some(self.look_at)
+    }
+
+    /// No change waits for this, until one is seen to.
+    pub(super) fn rest(&mut self) {
+        self.is_awaited = false;
     }
 }
 
@@ -75,10 +82,12 @@ impl Collective {
             self.begin_handover();
         }
         self.finish_reading();
+        self.handover.is_awaited = true;
         let Stage::Spreading { held } = &self.handover.stage else { return false };
         let mut behind: Vec<_> = next.voters().iter().map(|id| (*id, self.not_known_to_hold(*id, held))).collect();
         behind.retain(|(_, missing)| !missing.is_empty());
         if next.voters().len() - behind.len() >= majority(next.voters().len()) {
+            self.handover.rest();
             return true;
         }
         if self.now.boot >= self.handover.look_at {
@@ -100,6 +109,7 @@ impl Collective {
         self.handover = Handover {
             of: self.tenure.since(),
             stage: Stage::Reading { above: self.writes.round, done: BTreeSet::new() },
+            is_awaited: false,
             look_at: self.now.boot + self.roster.timing.renewal(),
         };
         // Whoever is linked later is compared with then.

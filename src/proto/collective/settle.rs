@@ -206,11 +206,22 @@ impl Collective {
         }
     }
 
+    /// Tells what changed about this member at once. How it sees the others is for people to look at, and while many
+    /// come or go it would change with each of them: once a gossip interval is as often as anybody hears of it.
     fn settle_publish(&mut self) {
-        if self.published.as_ref().is_some_and(|published| self.is_told(published)) {
+        if let Some(published) = &self.published
+            && self.is_told_of_me(published)
+            && self.view_due(published).is_none_or(|due| due > self.now.boot)
+        {
             return;
         }
-        let view = self.swim.view();
+        let of_view = self.swim.view().changes();
+        let same_view = self.published.as_ref().filter(|published| published.of_view == of_view);
+        let (view, sees) = match same_view {
+            Some(published) => (published.facts.view, published.facts.sees.clone()),
+            None => (self.swim.view().hash().to_be_bytes(), self.sees()),
+        };
+        let at = same_view.map_or(self.now.boot, |published| published.at);
         let facts = Facts {
             addresses: self.addresses.clone(),
             software: self.software.clone(),
@@ -222,28 +233,39 @@ impl Collective {
             version: self.roster.version,
             standing: self.standing,
             manages: self.manages(),
-            view: view.hash().to_be_bytes(),
-            sees: self.roster.ids().map(|id| letter(if id == self.me { None } else { self.state_of(id) })).collect(),
+            view,
+            sees,
             suspicions: self.suspicions.clone(),
         };
-        let of_view = view.changes();
         if self.published.as_ref().is_none_or(|published| published.facts != facts) {
             self.effects.push(Effect::Publish(facts.clone()));
         }
-        self.published = Some(Published { facts, of_view });
+        self.published = Some(Published { facts, of_view, at });
     }
 
-    /// Returns whether what was published is so still. Everything in [`Facts`] that changes in the life of a process is
-    /// looked at here, or follows from what is.
-    fn is_told(&self, Published { facts, of_view }: &Published) -> bool {
-        *of_view == self.swim.view().changes()
-            && facts.root == self.documents.root()
+    /// Returns a letter for each member, in the order of the ids.
+    fn sees(&self) -> String {
+        // The view has the members of the roster, and this one even when it was taken off.
+        let others = self.swim.view().iter().filter(|(id, _)| *id != self.me || self.roster.member(*id).is_some());
+        others.map(|(id, belief)| letter(if id == self.me { None } else { Some(belief.state) })).collect()
+    }
+
+    /// Returns whether what was published of this member itself is so still. Everything in [`Facts`] that changes in the
+    /// life of a process is looked at here, or follows from the view.
+    fn is_told_of_me(&self, Published { facts, .. }: &Published) -> bool {
+        facts.root == self.documents.root()
             && facts.version == self.roster.version
             && facts.incarnation == self.stamp.incarnation
             && facts.standing == self.standing
             && facts.manages == self.manages()
             && facts.leaving == self.stopping.is_some()
             && facts.suspicions == self.suspicions
+    }
+
+    /// Returns from when on a view that is not told yet may be told.
+    fn view_due(&self, published: &Published) -> Option<Instant> {
+        let interval = Duration::from_millis(u64::from(self.roster.timing.gossip_interval_ms));
+        (published.of_view != self.swim.view().changes()).then(|| published.at + interval)
     }
 
     fn manages(&self) -> u32 {
@@ -292,6 +314,7 @@ impl Collective {
             self.joins_due(),
             self.stopping,
             self.changing_over,
+            self.published.as_ref().filter(|_| alive).and_then(|published| self.view_due(published)),
         ]
         .into_iter()
         .flatten()
@@ -312,6 +335,8 @@ impl Collective {
 pub(super) struct Published {
     pub(super) facts: Facts,
     of_view: u64,
+    /// When the view was told.
+    at: Instant,
 }
 
 fn letter(state: Option<Liveness>) -> char {

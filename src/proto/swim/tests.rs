@@ -312,7 +312,7 @@ fn a_helper_passes_the_answer_on_or_says_that_there_was_none() {
 fn an_indirect_answer_counts_only_from_a_helper_that_was_asked() {
     let mut swim = prober(3);
     swim.on_suspicion(id(1), id(3), Some(1), at(10));
-    let probe = swim.probes.get(&id(3)).expect("it is being asked").seq;
+    let probe = swim.probes.get(id(3)).expect("it is being asked").seq;
     let forged = SwimFrame::IndirectAck { seq: probe, target: id(3), incarnation: 1 };
     assert!(changes(&swim.on_frame(id(2), forged.clone(), at(20))).is_empty(), "nobody was asked yet");
 
@@ -421,7 +421,7 @@ fn quorum_regained_gives_the_down_a_fresh_chance() {
 
     // R12: without this a member that rejoins would elect on what it concluded in isolation.
     assert_eq!(changes(&out), [(id(1), Liveness::Suspect), (id(2), Liveness::Suspect)]);
-    assert!(swim.probes.contains_key(&id(1)) && swim.probes.contains_key(&id(2)), "they are asked now");
+    assert!(swim.probes.contains(id(1)) && swim.probes.contains(id(2)), "they are asked now");
     let out = run(&mut swim, at(21_400));
     assert!(changes(&out).is_empty(), "a chance has a length");
     run(&mut swim, at(24_500));
