@@ -67,7 +67,7 @@ impl Trio {
             let me = member(index).id;
             let birth = Birth {
                 me,
-                session: SessionId([index as u8 + 1; 16]),
+                session: SessionId([index as u8 + 1; 8]),
                 stamp: Stamp { incarnation: 1, sequence: 0 },
                 fingerprint: key(index),
                 roster: roster(),

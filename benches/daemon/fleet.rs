@@ -12,6 +12,8 @@ use collective::proto::roster::Role;
 
 /// How long anything may take before the benchmark gives up.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// After so long without a request a connection is made anew: the daemon closes one that idles for 10 s.
+const KEPT: Duration = Duration::from_secs(4);
 /// The state directory, which the daemon makes itself with the mode that it wants.
 const STATE: &str = "state";
 /// What the daemon has to say, beside it.
@@ -49,10 +51,12 @@ impl Fleet {
         let count = self.members.len();
         let start = Instant::now();
         loop {
+            let asked = Instant::now();
             let mut states = Vec::new();
             for member in &mut self.members {
                 states.push(member.status().await?);
             }
+            let pause = pause_after(asked.elapsed());
             let is_whole = |state: &Status| {
                 state.standing == Standing::Seated
                     && state.data.converged
@@ -66,7 +70,7 @@ impl Fleet {
             if start.elapsed() > PATIENCE {
                 bail!("the members do not converge: {states:#?}");
             }
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            tokio::time::sleep(pause).await;
         }
     }
 }
@@ -79,6 +83,7 @@ pub(crate) struct Daemon {
     runtime: tempfile::TempDir,
     process: Child,
     client: Client,
+    asked: Instant,
 }
 
 impl Daemon {
@@ -88,7 +93,7 @@ impl Daemon {
         let runtime = tempfile::tempdir()?;
         let mut process = spawn(name, state.path(), runtime.path())?;
         let client = first_answer(&mut process, state.path(), &runtime.path().join(ADMIN_SOCKET)).await?;
-        Ok(Self { name: MemberName::new(name)?, state, runtime, process, client })
+        Ok(Self { name: MemberName::new(name)?, state, runtime, process, client, asked: Instant::now() })
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
@@ -97,7 +102,12 @@ impl Daemon {
 
     /// Asks over a connection that stays open.
     pub(crate) async fn ask(&mut self, request: &Request) -> anyhow::Result<Response> {
-        ask(&mut self.client, request).await
+        if self.asked.elapsed() > KEPT {
+            self.client = connect(&self.socket()).await?;
+        }
+        let answer = ask(&mut self.client, request).await;
+        self.asked = Instant::now();
+        answer
     }
 
     pub(crate) async fn status(&mut self) -> anyhow::Result<Status> {
@@ -172,6 +182,7 @@ impl Daemon {
         self.process = spawn(self.name.as_str(), self.state.path(), self.runtime.path())?;
         let socket = self.socket();
         self.client = first_answer(&mut self.process, self.state.path(), &socket).await?;
+        self.asked = Instant::now();
         Ok(())
     }
 
@@ -242,6 +253,12 @@ async fn first_answer(process: &mut Child, state: &Path, socket: &Path) -> anyho
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
+}
+
+/// Returns how long to wait between two looks: with 10,000 nodes a look takes a tenth of a second of a daemon's time, which
+/// has better things to do.
+pub(crate) fn pause_after(look: Duration) -> Duration {
+    (look * 9).max(Duration::from_millis(10))
 }
 
 /// Opens one more connection.

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use collective::proto::name::GroupName;
 use collective::proto::request::{ImportFormat, Request, Target, Wait};
 
-use fleet::{Daemon, Fleet, sent_on_loopback};
+use fleet::{Daemon, Fleet, pause_after, sent_on_loopback};
 use support::{Samples, Table, bytes, time};
 
 /// Set in the process that has a network of its own.
@@ -23,6 +23,8 @@ const ISOLATED: &str = "COLLECTIVE_BENCH_ISOLATED";
 /// The large database: nodes, and attributes of each.
 const NODES: usize = 10_000;
 const ATTRIBUTES: usize = 20;
+/// How long it may take until somebody acts for each of them.
+const MANAGED_WITHIN: Duration = Duration::from_secs(120);
 
 fn main() -> anyhow::Result<()> {
     if std::env::var_os(ISOLATED).is_none()
@@ -352,8 +354,13 @@ async fn large(table: &Table, fleet: &mut Fleet) -> anyhow::Result<()> {
         yes: true,
     };
     fleet.members[0].ask(&request).await?;
-    while fleet.members[0].managed().await? < NODES {
-        tokio::time::sleep(Duration::from_millis(20)).await;
+    loop {
+        let asked = Instant::now();
+        if fleet.members[0].managed().await? >= NODES {
+            break;
+        }
+        anyhow::ensure!(start.elapsed() < MANAGED_WITHIN, "the nodes are not managed after {MANAGED_WITHIN:?}");
+        tokio::time::sleep(pause_after(asked.elapsed())).await;
     }
     table.row("until every node has an acting manager", time(start.elapsed()), "");
     fleet.converged().await?;

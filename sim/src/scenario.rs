@@ -194,6 +194,7 @@ const LIBRARY: &[(&str, &str)] = &library![
     "ring",
     "one-way",
     "link-cut",
+    "way-back",
     "topology-flat",
     "topology-hierarchical",
     "topology-redundant-hierarchy",

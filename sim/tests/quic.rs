@@ -29,6 +29,14 @@ fn a_sweep_tells_the_same_at_any_number_of_jobs() {
     assert_eq!(String::from_utf8_lossy(&alone.stdout), String::from_utf8_lossy(&together.stdout));
 }
 
+/// With the usual window of a new connection, of these seeds only one is in time.
+#[test]
+fn what_a_cut_swallowed_does_not_keep_a_member_from_its_seat() {
+    for seed in ["0", "1", "2", "3"] {
+        report("way-back", seed);
+    }
+}
+
 #[test]
 fn scenarios_of_level_core_hold_for_whole_daemons() {
     for scenario in ["split-minority", "leader-killed", "one-way", "cold-start", "pause", "joiner-dies"] {

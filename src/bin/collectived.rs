@@ -59,12 +59,11 @@ fn main() -> ExitCode {
     // One thread: what comes in on the socket is nearly always for the loop, and every hand-over between threads costs
     // more than the work itself. The local API has its own thread, the store another.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let result = match runtime {
-        Ok(runtime) => {
-            runtime.block_on(daemon::run(config, Options { guard: std::env::current_exe().ok(), ..Options::default() }))
-        }
-        Err(error) => Err(error.into()),
-    };
+    let options = Options { guard: std::env::current_exe().ok(), ..Options::default() };
+    let result = runtime.map_err(Into::into).and_then(|runtime| {
+        // A task: what wakes the future that the runtime itself waits for goes through the kernel, even on one thread.
+        runtime.block_on(async { tokio::spawn(daemon::run(config, options)).await? })
+    });
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

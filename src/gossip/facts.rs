@@ -153,7 +153,7 @@ mod tests {
             standing: Standing::Seated,
             manages: 1_200,
             suspicions: BTreeMap::from([(MemberId([3; 16]), 4), (MemberId([9; 16]), 0)]),
-            session: Some(SessionId([8; 16])),
+            session: Some(SessionId([8; 8])),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use quinn::congestion::CubicConfig;
 use quinn::{IdleTimeout, TransportConfig, VarInt};
 use tokio::time::Instant;
 
@@ -24,6 +25,11 @@ pub(crate) const ADDRESSES_MAX: usize = 16;
 pub(crate) const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a shutdown waits for peers to hear of it.
 pub(crate) const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Bytes that may be on their way before the first of them is acknowledged: more than a member says to another in
+/// [`IDLE_TIMEOUT`]. What a cut swallows counts as on its way until something is acknowledged again, and a window that is
+/// full lets nothing out but probes, which come ever more rarely: a way that is open again would stay unused for seconds.
+const INITIAL_WINDOW: u64 = 1 << 18;
 
 /// Bytes in the largest stream frame.
 pub const FRAME_BYTES_MAX: usize = 1 << 20;
@@ -105,12 +111,15 @@ pub(crate) fn trust(connection: &quinn::Connection) {
 fn base_transport() -> TransportConfig {
     let mut transport = TransportConfig::default();
     let idle = u32::try_from(IDLE_TIMEOUT.as_millis()).map_or(VarInt::MAX, VarInt::from_u32);
+    let mut congestion = CubicConfig::default();
+    congestion.initial_window(INITIAL_WINDOW);
     transport
         .max_idle_timeout(Some(IdleTimeout::from(idle)))
         .keep_alive_interval(Some(KEEP_ALIVE))
         .stream_receive_window(STREAM_RECEIVE_WINDOW.into())
         .send_window(SEND_WINDOW)
         .initial_rtt(INITIAL_RTT)
+        .congestion_controller_factory(Arc::new(congestion))
         .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER_BYTES))
         .datagram_send_buffer_size(DATAGRAM_BUFFER_BYTES);
     transport

@@ -81,8 +81,8 @@ id!(
     ClusterId, 16
 );
 id!(
-    /// One run of one member's daemon.
-    SessionId, 16
+    /// One run of one member's daemon; it tells apart the few runs of one member, so half of a [`MemberId`] is plenty.
+    SessionId, 8
 );
 id!(
     /// One pending invitation.

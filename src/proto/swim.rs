@@ -46,6 +46,8 @@ const HEALTH_MAX: u8 = 8;
 /// How long after a verdict the member is first asked again, and the longest pause between two such probes.
 const REPROBE_FIRST: Duration = Duration::from_secs(2);
 const REPROBE_MAX: Duration = Duration::from_secs(8);
+/// Periods after which a member is asked even if it talks by itself: what is known of the way to it and back stays fresh.
+const ASK_AGAIN_PERIODS: u32 = 10;
 /// Requests of others that are kept at once; further ones are answered with a nack.
 const RELAYS_MAX: usize = 1_024;
 /// How far an accusation may be ahead of our own incarnation to be believed. A rolled-back member is dealt with by R9.

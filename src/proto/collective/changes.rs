@@ -49,6 +49,7 @@ impl Collective {
         }
         let documents = &self.documents;
         let roster = &self.roster;
+        self.holder.meet(from, roster, self.now.boot);
         let recorded = |node: &_| super::managers::recorded(documents, roster, node);
         let ack = self.voter.on_request(roster, self.stamp, from, request, &recorded, self.now.boot);
         match &ack.verdict {

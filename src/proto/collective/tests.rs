@@ -33,7 +33,7 @@ impl Lone {
         let member = Member { id: me, name, role: Role::Voter, learner: false, fingerprints: vec![fingerprint] };
         let birth = Birth {
             me,
-            session: SessionId([1; 16]),
+            session: SessionId([1; 8]),
             stamp: Stamp { incarnation: 1, sequence: 0 },
             fingerprint,
             roster: Roster::genesis(ClusterId([9; 16]), Timing::LAN, member),

@@ -14,7 +14,7 @@ pub(super) fn id(number: u8) -> MemberId {
 }
 
 pub(super) fn session(number: u8) -> SessionId {
-    SessionId([number; 16])
+    SessionId([number; 8])
 }
 
 pub(super) fn node(name: &str) -> NodeName {

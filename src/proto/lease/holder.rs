@@ -15,6 +15,9 @@ use super::ledger::Ledger;
 use super::peer::{Answer, Peer};
 use super::{LeaseAck, LeaseRequest, RefusalReason, Stamp, Stamps, Verdict};
 
+/// Of two voters that ask each other, one does so this part of a round early.
+const EARLY: u32 = 16;
+
 /// A node this session claims.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Claim<'a> {
@@ -60,13 +63,14 @@ pub struct Holder {
     /// Claims that no majority has confirmed yet.
     pending: BTreeSet<NodeName>,
     seq: u64,
-    next_round: Instant,
+    /// When every voter is asked, however lately it was: there is something new to say.
+    hurried_at: Instant,
     peers: BTreeMap<MemberId, Peer>,
     /// The grants that count, once they were asked for under a roster: several times at every event, while few events
     /// bring one. Emptied whenever a grant comes or goes.
     counted: OnceLock<Counted>,
-    /// When the first voter is to be asked before the next round, under the roster of that version. Emptied whenever
-    /// one was asked or answers.
+    /// When the first voter is asked if nothing hurries, under the roster of that version. Emptied whenever one was asked
+    /// or answers.
     asked_at: OnceLock<(Version, Option<Instant>)>,
     stamps: Stamps,
     planted: Planted,
@@ -89,7 +93,7 @@ impl Holder {
             dropped_at_seq: 0,
             pending: BTreeSet::new(),
             seq: 0,
-            next_round: Instant::ZERO,
+            hurried_at: Instant::ZERO,
             peers: BTreeMap::new(),
             counted: OnceLock::new(),
             asked_at: OnceLock::new(),
@@ -116,7 +120,7 @@ impl Holder {
         }
         self.ledger.record(node.clone(), Some(term));
         self.pending.insert(node);
-        self.next_round = self.next_round.min(now);
+        self.hurried_at = self.hurried_at.min(now);
     }
 
     /// Gives a node up: [`Holder::acts`] is false for it from this moment on.
@@ -125,7 +129,7 @@ impl Holder {
             // R10: the claim's number is gone, so late acknowledgements of it count for nothing.
             self.ledger.record(node.clone(), None);
             self.pending.remove(node);
-            self.next_round = self.next_round.min(now);
+            self.hurried_at = self.hurried_at.min(now);
         }
     }
 
@@ -135,13 +139,13 @@ impl Holder {
             self.ledger.clear();
             self.dropped_at_seq = self.seq;
             self.pending.clear();
-            self.next_round = self.next_round.min(now);
+            self.hurried_at = self.hurried_at.min(now);
         }
     }
 
     /// Makes the next round due, as when an epoch was learnt. R7.
     pub fn hurry(&mut self) {
-        self.next_round = Instant::ZERO;
+        self.hurried_at = Instant::ZERO;
         self.asked_at = OnceLock::new();
         for peer in self.peers.values_mut() {
             peer.stream_until = None;
@@ -152,13 +156,32 @@ impl Holder {
     pub fn next_due(&self, roster: &Roster) -> Instant {
         let (of, due) = *self.asked_at.get_or_init(|| (roster.version, self.first_asked_at(roster)));
         let due = if of == roster.version { due } else { self.first_asked_at(roster) };
-        due.into_iter().fold(self.next_round, Instant::min)
+        due.into_iter().fold(self.hurried_at, Instant::min)
     }
 
     fn first_asked_at(&self, roster: &Roster) -> Option<Instant> {
         let is_voter = |id: &MemberId| roster.member(*id).is_some_and(Member::is_voter);
-        let peers = self.peers.iter().filter_map(|(id, peer)| Some((id, peer.due_at()?)));
-        peers.filter(|(id, _)| is_voter(id)).map(|(_, due)| due).min()
+        let peers = self.peers.iter().filter(|(id, _)| is_voter(id));
+        peers.flat_map(|(_, peer)| [Some(peer.round_at), peer.due_at()]).flatten().min()
+    }
+
+    /// Takes note that a voter asks this member, who answers now: our own question, if it is due within half a round,
+    /// goes along in the same packet. From then on both ask in the same instant, though neither waits for the other.
+    pub fn meet(&mut self, voter: MemberId, roster: &Roster, now: Instant) {
+        if let Some(peer) = self.peers.get_mut(&voter).filter(|peer| peer.round_at < now + roster.timing.renewal() / 2)
+        {
+            peer.round_at = peer.round_at.min(now);
+            self.asked_at = OnceLock::new();
+        }
+    }
+
+    /// Returns how long after a question the next one to that voter is due at the latest. R4.
+    ///
+    /// Of two voters that ask each other one is a little early, so that the other's question can go along with its
+    /// answer; with one pace they would cross each other for ever.
+    fn pace(&self, voter: MemberId, roster: &Roster) -> Duration {
+        let renewal = roster.timing.renewal();
+        if self.me <= voter { renewal - renewal / EARLY } else { renewal }
     }
 
     /// Returns the requests that are due, at most one a voter.
@@ -174,23 +197,28 @@ impl Holder {
             // R8: a removed member asks for nothing more.
             self.peers.clear();
             self.counted = OnceLock::new();
-            self.next_round = now + roster.timing.renewal();
+            self.hurried_at = now + roster.timing.renewal();
             return Vec::new();
         }
         let voters = roster.voters();
         self.peers.retain(|id, _| voters.contains(id));
         self.counted = OnceLock::new();
-        let is_round = self.next_round <= now;
-        if is_round {
-            self.next_round = now + roster.timing.renewal();
-            self.drop_releases();
+        let is_hurried = self.hurried_at <= now;
+        if is_hurried {
+            self.hurried_at = Instant::from_nanos(u64::MAX);
         }
+        self.drop_releases();
         let mark = roster.mark();
         let mut requests = Vec::new();
         for id in voters.iter().copied() {
+            let pace = self.pace(id, roster);
             let peer = self.peers.entry(id).or_default();
             let is_due = peer.due_at().is_some_and(|due| due <= now);
             let is_streaming = peer.stream_until.is_some_and(|until| until > now);
+            let is_round = is_hurried || peer.round_at <= now;
+            if is_round || is_due {
+                peer.round_at = now + pace;
+            }
             if is_streaming || !(is_due || is_round) {
                 continue;
             }

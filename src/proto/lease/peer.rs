@@ -27,7 +27,9 @@ pub(super) struct Peer {
     pub(super) has_credit: bool,
     /// Until when a request on a stream is not overtaken by another one.
     pub(super) stream_until: Option<Instant>,
-    /// Whether it is to be asked before the next round.
+    /// When it is asked next at the latest.
+    pub(super) round_at: Instant,
+    /// Whether it is to be asked before that.
     pub(super) is_due: bool,
     /// When a claim it refused may be asked again.
     pub(super) retry_at: Option<Instant>,

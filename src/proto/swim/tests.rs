@@ -382,7 +382,7 @@ fn a_poor_health_stretches_the_period() {
         let mut pings = 0;
         for ms in (0..9_000).step_by(100) {
             swim.health = health;
-            swim.heard(id(1), at(ms));
+            swim.on_frame(id(1), SwimFrame::Nack { seq: 0 }, at(ms));
             for (to, frame, _) in sent(&run(&mut swim, at(ms))) {
                 if let SwimFrame::Ping { seq, .. } = frame {
                     pings += 1;
@@ -393,6 +393,24 @@ fn a_poor_health_stretches_the_period() {
         pings
     };
     assert_eq!((count(0), count(8)), (9, 1));
+}
+
+#[test]
+fn who_talks_by_itself_is_seldom_asked() {
+    let mut swim = prober(2);
+    swim.next_period = at(100);
+    let mut asked = BTreeMap::new();
+    for ms in (0..40_000).step_by(100) {
+        swim.heard(id(1), at(ms));
+        for (to, frame, _) in sent(&run(&mut swim, at(ms))) {
+            if let SwimFrame::Ping { seq, .. } = frame {
+                *asked.entry(to.0[0]).or_insert(0) += 1;
+                swim.on_frame(to, SwimFrame::Ack { seq, incarnation: 1 }, at(ms));
+            }
+        }
+    }
+    assert!((3..=5).contains(&asked[&1]), "every ten periods, so that the way stays known: {asked:?}");
+    assert!(asked[&2] >= 30, "who says nothing is asked in its place: {asked:?}");
 }
 
 #[test]

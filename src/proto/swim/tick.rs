@@ -1,6 +1,6 @@
 //! What the prober does when time passes: escalates, gives up, asks again, judges.
 
-use super::{Cause, REPROBE_FIRST, REPROBE_MAX, Relay, Swim, SwimFrame, SwimOut};
+use super::{ASK_AGAIN_PERIODS, Cause, REPROBE_FIRST, REPROBE_MAX, Relay, Swim, SwimFrame, SwimOut};
 use crate::proto::identity::MemberId;
 use crate::proto::liveness::Liveness;
 use crate::proto::time::Instant;
@@ -189,11 +189,22 @@ impl Swim {
             }
             let id = self.order[self.cursor];
             self.cursor += 1;
-            if self.view.is_up(id) && !self.probes.contains(id) {
+            if self.view.is_up(id) && !self.probes.contains(id) && !self.is_talking(id, now) {
                 self.start_probe(id, true, now, out);
                 return;
             }
         }
+    }
+
+    /// Returns whether a member need not be asked: something other than our own questions made it talk within the period,
+    /// and a question was answered not long ago. While we do not feel well we ask all the same, since answers heal.
+    fn is_talking(&self, id: MemberId, now: Instant) -> bool {
+        let is_within = |at: Option<Instant>, bound| at.is_some_and(|at| now.since(at) < bound);
+        let last_other = self.peers.get(&id).and_then(|peer| peer.last_other);
+        let last_ack = self.view.get(id).and_then(|belief| belief.last_ack);
+        self.health == 0
+            && is_within(last_other, self.period())
+            && is_within(last_ack, self.period() * ASK_AGAIN_PERIODS)
     }
 
     pub(super) fn wake_from_pause(&mut self, now: Instant) {

@@ -80,8 +80,8 @@ struct Walk {
 
 impl Walk {
     fn new(model: Leases) -> Self {
-        let voter = |at: usize| Voter::new(SessionId([at as u8; 16]), Instant::ZERO, Timing::LAN, true);
-        let holder = |at: usize| Holder::new(id(10 + at), SessionId([100 + at as u8; 16]));
+        let voter = |at: usize| Voter::new(SessionId([at as u8; 8]), Instant::ZERO, Timing::LAN, true);
+        let holder = |at: usize| Holder::new(id(10 + at), SessionId([100 + at as u8; 8]));
         Self {
             model,
             state: model.start(),
@@ -138,7 +138,7 @@ impl Walk {
                 let fresh = super::Voter { epoch, quiet: self.model.worst().waited, ..Default::default() };
                 self.state.voters[to] = fresh;
                 self.sessions = self.sessions.wrapping_add(1);
-                let session = SessionId([self.sessions, 1, to as u8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+                let session = SessionId([self.sessions, 1, to as u8, 0, 0, 0, 0, 0]);
                 self.voters[to] = Voter::new(session, self.now(1_000), Timing::LAN, false);
                 "restart"
             }

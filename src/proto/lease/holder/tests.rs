@@ -183,6 +183,38 @@ fn who_is_not_on_the_roster_never_acts_and_asks_nobody() {
 }
 
 #[test]
+fn a_question_goes_along_with_an_answer_when_it_is_nearly_due() {
+    let mut bench = Bench::new(3);
+    bench.holder = Holder::new(id(3), session(3));
+    assert_eq!(bench.tick(at(0)).len(), 3);
+    // T/6 is 333 ms.
+    for (ms, is_early) in [(100, false), (160, false), (170, true)] {
+        bench.holder.meet(id(1), &bench.roster, at(ms));
+        assert_eq!(bench.holder.next_due(&bench.roster) <= at(ms), is_early, "after {ms} ms");
+    }
+    let asked: Vec<_> = bench.tick(at(170)).into_iter().map(|(to, _)| to).collect();
+    assert_eq!(asked, [id(1)]);
+    bench.holder.meet(id(9), &bench.roster, at(170));
+    assert!(bench.holder.next_due(&bench.roster) > at(170), "nobody else is asked");
+}
+
+#[test]
+fn nobody_is_asked_later_than_after_a_sixth_of_the_lease() {
+    for me in 1..=3 {
+        let mut bench = Bench::new(3);
+        bench.holder = Holder::new(id(me), session(me));
+        bench.tick(at(0));
+        let mut asked = BTreeSet::new();
+        for ms in 1..=333 {
+            asked.extend(bench.tick(at(ms)).into_iter().map(|(to, _)| to));
+        }
+        assert!(asked.is_superset(&BTreeSet::from([id(me)])));
+        asked.extend(bench.tick(at(334)).into_iter().map(|(to, _)| to));
+        assert_eq!(asked.len(), 3, "member {me} asked {asked:?} only");
+    }
+}
+
+#[test]
 fn a_refused_claim_does_not_count_and_is_asked_again_when_the_reason_has_passed() {
     let mut bench = Bench::new(3);
     bench.held_by_other(&[2, 3], 1, at(0));
@@ -304,8 +336,9 @@ fn answers_to_others_to_nothing_and_to_what_is_long_answered_are_ignored() {
 fn rounds_come_every_sixth_of_t_and_at_once_when_there_is_news() {
     let mut bench = Bench::new(3);
     assert_eq!(bench.tick(at(0)).len(), 3);
-    assert!(bench.tick(at(333)).is_empty());
-    assert_eq!(bench.tick(at(334)).len(), 3);
+    // The member with the smallest id is a sixteenth of a round early.
+    assert!(bench.tick(at(312)).is_empty());
+    assert_eq!(bench.tick(at(313)).len(), 3);
     bench.holder.claim(node("n1"), 1, at(340));
     assert!(bench.holder.next_due(&bench.roster) <= at(340));
     assert_eq!(bench.tick(at(340)).len(), 3);
