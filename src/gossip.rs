@@ -85,6 +85,7 @@ pub enum Heard {
 
 /// A running gossip. Dropping it stops it.
 pub struct Gossip {
+    me: Fingerprint,
     handle: Arc<ChitchatHandle>,
     admission: Admission,
     rejoin: Arc<Notify>,
@@ -159,12 +160,15 @@ impl Gossip {
             news_until: Instant::now(),
         };
         let reader = tokio::spawn(reader.run(changed, rejoin.clone(), published.clone()));
-        Ok(Self { handle, admission, rejoin, published, reader })
+        Ok(Self { me, handle, admission, rejoin, published, reader })
     }
 
     /// Sets whose records are heard: all fingerprints of the roster. New ones are gossiped with at once.
+    ///
+    /// Ours is always among them. Were it cut out of the digests that others send, chitchat would take it that they do not
+    /// have our record, and send it to them whole in every round.
     pub fn set_members(&self, members: impl IntoIterator<Item = Fingerprint>) {
-        self.admission.set_members(members);
+        self.admission.set_members(members.into_iter().chain([self.me]));
         self.rejoin.notify_one();
     }
 

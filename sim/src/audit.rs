@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use collective::proto::identity::{InviteId, MemberId, RosterHash};
 use collective::proto::roster::{Timing, Version};
 
-use crate::check::{Authority, Checker, Rule, Violation};
+use crate::check::{Authority, Checker, Rule, Violation, token_of};
 use crate::trace::{Head, Line, Seen};
 
 /// What was found in a trace.
@@ -74,8 +74,9 @@ impl<'a> Auditor<'a> {
                 self.count("grant");
                 self.checker.contact(member, MemberId(key(voter)), (*sent * 1e9) as u64);
             }
-            Seen::Acts { node, until } => {
+            Seen::Acts { node, until, token } => {
                 self.count("act");
+                self.token(at, node, member, token.as_deref());
                 self.state.acting.entry(node).or_default().insert(member, (*until * 1e9) as u64);
                 self.acting(at, node);
                 self.authority(at, member, &format!("acts for {node}"));
@@ -90,8 +91,9 @@ impl<'a> Auditor<'a> {
             Seen::End { .. } => self.state.acting.values_mut().for_each(|acting| {
                 acting.remove(&member);
             }),
-            Seen::Action { node, id, until } => {
+            Seen::Action { node, id, until, token } => {
                 self.count("action");
+                self.token(at, node, member, token.as_deref());
                 self.state.actions.insert((member, *id), (node, (*until * 1e9) as u64));
                 let running = self.state.actions.iter().filter(|(_, (of, until))| of == node && *until > at);
                 let members: BTreeSet<_> = running.map(|((member, _), _)| *member).collect();
@@ -104,7 +106,9 @@ impl<'a> Auditor<'a> {
             }
             Seen::Acknowledged { write, copies, voters } => {
                 self.count("acknowledged");
-                self.checker.acknowledged(at, write, *copies, *voters);
+                if let Some(copies) = copies {
+                    self.checker.acknowledged(at, write, *copies, *voters);
+                }
                 self.authority(at, member, &format!("acknowledges {write}"));
             }
             Seen::Joined { invite, id } => {
@@ -125,6 +129,14 @@ impl<'a> Auditor<'a> {
         self.checker.roster(at, member, version, RosterHash(key(hash)));
         self.checker.members(at, version, ids.iter().map(|id| MemberId(key(id))).collect());
         self.state.voters.insert(member, voters.iter().map(|id| MemberId(key(id))).collect());
+    }
+
+    /// Tokens rise from one manager of a node to the next.
+    fn token(&mut self, at: u64, node: &str, member: usize, token: Option<&str>) {
+        if let Some(token) = token.and_then(token_of) {
+            self.count("token");
+            self.checker.token(at, node, member, token);
+        }
     }
 
     fn acting(&mut self, at: u64, node: &str) {
@@ -201,6 +213,18 @@ mod tests {
         let action =
             |m, id| format!("{{\"t\":2,\"m\":\"{m}\",\"is\":\"action\",\"node\":\"n1\",\"id\":{id},\"until\":3}}\n");
         assert_eq!(rules(&format!("{}{}", action("b", 1), action("c", 2))), [Rule::OneManager]);
+    }
+
+    #[test]
+    fn a_token_that_falls_is_seen_where_tokens_are_told() {
+        let acts = |t: f64, m: &str, token: &str| {
+            let until = t + 0.1;
+            format!("{{\"t\":{t},\"m\":\"{m}\",\"is\":\"acts\",\"node\":\"n9\",\"until\":{until}{token}}}\n")
+        };
+        let (first, second) = (",\"token\":\"0.3.1\"", ",\"token\":\"0.3.2\"");
+        assert_eq!(rules(&format!("{STARTS}{}{}", acts(1.5, "a", first), acts(2.0, "b", second))), []);
+        assert_eq!(rules(&format!("{STARTS}{}{}", acts(1.5, "a", second), acts(2.0, "b", first))), [Rule::OneManager]);
+        assert_eq!(rules(&format!("{STARTS}{}{}", acts(1.5, "a", ""), acts(2.0, "b", ""))), []);
     }
 
     #[test]

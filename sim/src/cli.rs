@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use collective::config::DaemonArgs;
 
 use crate::audit::audit;
 use crate::case::{CODE, Case, difference, trace_of};
@@ -14,10 +15,12 @@ use crate::run::{Options, Report, run, run_with};
 use crate::scenario::{self, Scenario, units};
 use crate::shrink::shrink;
 use crate::sweep::{Sweep, run_all, sweep};
-use crate::{bench, fault, html, model, planted, quic, report, selftest, trace};
+use crate::{bench, fault, html, model, netns, planted, quic, report, selftest, trace};
 
 /// The exit code of something that did not come to pass.
 const NOT_SEEN: u8 = 4;
+/// Why there are things that level netns does not do.
+const REAL_TIME: &str = "level netns runs in real time, on a machine that has other things to do";
 /// The exit code of two runs of one seed that differ.
 const NOT_DETERMINISTIC: u8 = 6;
 
@@ -48,6 +51,9 @@ enum Command {
         /// Tell everything that happens, on stderr
         #[arg(long)]
         story: bool,
+        /// Where the shipped programs are, for level netns; beside this one when not said
+        #[arg(long, value_name = "DIR")]
+        bin_dir: Option<PathBuf>,
     },
     /// Runs many seeds and stops at the first that violates anything
     Sweep {
@@ -153,6 +159,24 @@ enum Command {
         #[arg(long)]
         without: Option<String>,
     },
+    /// Runs as the shipped daemon with a bug planted, at level netns
+    #[command(hide = true)]
+    Daemon {
+        /// Which bug
+        #[arg(long)]
+        planted: String,
+        /// The shipped program, which watches the actions
+        #[arg(long)]
+        guard: PathBuf,
+        #[command(flatten)]
+        daemon: Box<DaemonArgs>,
+    },
+    /// Runs as an action at level netns: writes down from when to when it ran
+    #[command(hide = true)]
+    Mark {
+        /// Where to
+        marks: PathBuf,
+    },
     /// Names the scenarios
     List,
     /// Explains a scenario
@@ -179,6 +203,14 @@ impl Which {
         Apart { named: self.scenario.clone(), window: self.window }
     }
 
+    /// Returns the text of the scenario, for mistakes that are told with their place.
+    fn text(&self) -> anyhow::Result<String> {
+        match scenario::text_of(&self.scenario) {
+            Some(text) => Ok(text.to_owned()),
+            None => std::fs::read_to_string(&self.scenario).with_context(|| format!("cannot read {}", self.scenario)),
+        }
+    }
+
     fn find(&self) -> anyhow::Result<Scenario> {
         let mut scenario = scenario::find(&self.scenario)?;
         if let Some(window) = self.window {
@@ -196,6 +228,8 @@ enum Level {
     Core,
     /// Whole daemons over simulated UDP
     Quic,
+    /// The shipped programs in network namespaces, in real time
+    Netns,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -254,7 +288,17 @@ pub(crate) fn main() -> ExitCode {
 
 fn carry_out(command: Command) -> anyhow::Result<u8> {
     match command {
-        Command::Run { which, seed, output, level: Level::Quic, until, story } => {
+        Command::Run { which, seed, output, level: Level::Netns, until, story, bin_dir } => {
+            let (scenario, text) = (which.find()?, which.text()?);
+            let how = netns::How { seed, bin_dir, until_ms: until.map(|until| until / fault::MS), tells: story };
+            let report = netns::run(&scenario, &which.scenario, &text, &how)?;
+            match output {
+                Output::Text => netns::print(&report),
+                other => show(&report, other)?,
+            }
+            Ok(report.exit)
+        }
+        Command::Run { which, seed, output, level: Level::Quic, until, story, .. } => {
             if matches!(output, Output::Jsonl | Output::Html) || until.is_some() {
                 bail!("level quic tells text and JSON, and runs to the end");
             }
@@ -263,7 +307,7 @@ fn carry_out(command: Command) -> anyhow::Result<u8> {
             show(&report, output)?;
             Ok(report.exit)
         }
-        Command::Run { which, seed, output, level: Level::Core, until, story } => {
+        Command::Run { which, seed, output, level: Level::Core, until, story, .. } => {
             let is_traced = matches!(output, Output::Jsonl | Output::Html);
             let options = Options { story, trace: is_traced, until_ms: until.map(|until| until / fault::MS) };
             let report = run_with(&which.find()?, seed, &options);
@@ -276,11 +320,13 @@ fn carry_out(command: Command) -> anyhow::Result<u8> {
             let (scenario, apart) = match level {
                 Level::Core => (which.find()?, None),
                 Level::Quic => (quic::find(&which.named())?, Some(which.named())),
+                Level::Netns => bail!("{REAL_TIME}: run one seed after the other"),
             };
             let how = Sweep { seeds, jobs: jobs.max(1), keep_going, budget, out, shrinks: !no_shrink, apart };
             sweep(&scenario, &how, output == Plain::Json)
         }
         Command::Replay { case, seed, level, diff } => match seed {
+            Some(_) if level == Level::Netns => bail!("{REAL_TIME}, and two runs of one seed are never the same"),
             Some(seed) if level == Level::Quic => {
                 let named = Apart { named: case, window: None };
                 quic::find(&named)?;
@@ -306,6 +352,8 @@ fn carry_out(command: Command) -> anyhow::Result<u8> {
             (None, _) => Ok(selftest::run().max(planted::look_again(None)?)),
         },
         Command::Model { model, without } => model::run(model.as_deref(), without.as_deref()),
+        Command::Daemon { planted, guard, daemon } => netns::planted(&planted, guard, *daemon).map(|()| 0),
+        Command::Mark { marks } => netns::mark::run(&marks).map(|()| 0),
         Command::List => {
             for (scenario, _) in scenario::all()? {
                 println!("{:20} {}", scenario.name, scenario.about);
@@ -472,6 +520,9 @@ fn describe(named: &str) -> anyhow::Result<String> {
         0 => String::new(),
         spare => format!(", {spare} more that may join"),
     };
+    for (a, b) in &scenario.unlinked {
+        told.push_str(&format!("no way between m{a} and m{b}, ever\n"));
+    }
     let (window_s, converge_s) = (scenario.window_ms as f64 / 1e3, scenario.converge_ms as f64 / 1e3);
     told.push_str(&format!(
         "{} members{spare}, {} nodes, leases of {:.1} s\n",

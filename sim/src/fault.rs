@@ -35,6 +35,8 @@ pub(crate) enum Kind {
     Flap { member: usize, period_ms: u64 },
     /// What the two say to each other waits, and arrives when the jam clears.
     Jam(usize, usize),
+    /// Documents go between members of the same group only; others' wait, and arrive at the end. Nothing else waits.
+    Stall(Vec<Vec<usize>>),
     /// That many of a thousand datagrams are lost, and as many stream packets are late.
     Loss(u64),
     /// Everything takes that much longer.
@@ -91,7 +93,7 @@ pub(crate) enum Fate {
 }
 
 /// The kinds by the words that people use for them. A power cut has one for each fate of the disks.
-pub(crate) const WORDS: [&str; 33] = [
+pub(crate) const WORDS: [&str; 34] = [
     "split",
     "isolate",
     "bridge",
@@ -102,6 +104,7 @@ pub(crate) const WORDS: [&str; 33] = [
     "link",
     "flap",
     "jam",
+    "stall",
     "loss",
     "delay",
     "jitter",
@@ -144,6 +147,7 @@ impl Kind {
             Self::Link(..) => "link",
             Self::Flap { .. } => "flap",
             Self::Jam(..) => "jam",
+            Self::Stall(_) => "stall",
             Self::Loss(_) => "loss",
             Self::Delay { .. } => "delay",
             Self::Jitter { .. } => "jitter",
@@ -202,7 +206,7 @@ impl Kind {
     pub(crate) fn cuts(&self, from: usize, to: usize, since: u64, now: u64) -> bool {
         let touches = |member: usize| from == member || to == member;
         match self {
-            Self::Split(groups) => !groups.iter().any(|group| group.contains(&from) && group.contains(&to)),
+            Self::Split(groups) => are_apart(groups, from, to),
             Self::Isolate(member) => touches(*member),
             Self::Bridge { left, right, .. } => {
                 (left.contains(&from) && right.contains(&to)) || (right.contains(&from) && left.contains(&to))
@@ -223,7 +227,7 @@ impl Kind {
     fn tell(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.word())?;
         match self {
-            Self::Split(groups) => {
+            Self::Split(groups) | Self::Stall(groups) => {
                 let groups: Vec<_> = groups.iter().map(|group| names(group)).collect();
                 write!(f, " {}", groups.join(" | "))
             }
@@ -338,7 +342,18 @@ struct Holding {
     kind: Kind,
 }
 
+fn are_apart(groups: &[Vec<usize>], a: usize, b: usize) -> bool {
+    !groups.iter().any(|group| group.contains(&a) && group.contains(&b))
+}
+
 impl Active {
+    /// Makes the faults of a network in which there is no way between these pairs, ever.
+    pub(crate) fn without(links: &[(usize, usize)]) -> Self {
+        let holding =
+            |(a, b): &(usize, usize)| Holding { number: usize::MAX, since: 0, until: None, kind: Kind::Link(*a, *b) };
+        Self(links.iter().map(holding).collect())
+    }
+
     pub(crate) fn begin(&mut self, number: usize, since: u64, until: Option<u64>, kind: Kind) {
         self.0.push(Holding { number, since, until, kind });
     }
@@ -361,6 +376,15 @@ impl Active {
     pub(crate) fn jam(&self, from: usize, to: usize) -> Option<u64> {
         let until = |holding: &Holding| match &holding.kind {
             Kind::Jam(a, b) if (*a, *b) == (from, to) || (*b, *a) == (from, to) => holding.until,
+            _ => None,
+        };
+        self.0.iter().filter_map(until).max()
+    }
+
+    /// Returns when the documents that the first sends the second come through, while they are stalled.
+    pub(crate) fn stall(&self, from: usize, to: usize) -> Option<u64> {
+        let until = |holding: &Holding| match &holding.kind {
+            Kind::Stall(groups) if are_apart(groups, from, to) => holding.until,
             _ => None,
         };
         self.0.iter().filter_map(until).max()
@@ -508,13 +532,15 @@ fn draw(mix: Mix, word: &str, members: usize, at_ms: u64) -> Kind {
     let some = |salt: u64| (0..members).filter(|number| draw(100 * salt + *number as u64) % 2 == 0).collect::<Vec<_>>();
     // More than a minority that forgets what it promised is beyond what any voting can mend.
     let few = || (0..1 + draw(3) as usize % (members.div_ceil(2) - 1).max(1)).map(|k| (member + k) % members).collect();
+    let halves = || {
+        let left = some(1);
+        let right = (0..members).filter(|number| !left.contains(number)).collect();
+        vec![left, right]
+    };
     let old_ms = (1_000 + draw(2) % 20_000).min(at_ms.max(500));
     match word {
-        "split" => {
-            let left = some(1);
-            let right = (0..members).filter(|number| !left.contains(number)).collect();
-            Kind::Split(vec![left, right])
-        }
+        "split" => Kind::Split(halves()),
+        "stall" => Kind::Stall(halves()),
         "isolate" => Kind::Isolate(member),
         "bridge" => {
             let left: Vec<_> = some(2).into_iter().filter(|number| *number != member).collect();
@@ -588,10 +614,24 @@ mod tests {
     }
 
     #[test]
+    fn a_stall_holds_up_documents_between_groups_and_nothing_else() {
+        let mut stall = Active::default();
+        stall.begin(0, 0, Some(9), Kind::Stall(vec![vec![0], vec![1, 2]]));
+        assert_eq!([stall.stall(0, 1), stall.stall(2, 0), stall.stall(1, 2)], [Some(9), Some(9), None]);
+        assert!(stall.passes(0, 1, 5) && stall.jam(0, 1).is_none());
+    }
+
+    #[test]
     fn in_a_ring_each_hears_another_majority() {
         let ring = active(Kind::Ring(vec![0, 2, 4, 1, 3]));
         let heard = |at: usize| (0..5).filter(|from| ring.passes(*from, at, 1)).collect::<Vec<_>>();
         assert_eq!([heard(0), heard(2), heard(4)], [vec![0, 2, 3], vec![0, 2, 4], vec![1, 2, 4]]);
+    }
+
+    #[test]
+    fn where_there_never_was_a_way_nothing_passes() {
+        let active = Active::without(&[(1, 2)]);
+        assert!(!active.passes(1, 2, 0) && !active.passes(2, 1, 9) && active.passes(0, 1, 9) && active.passes(2, 0, 9));
     }
 
     #[test]

@@ -105,7 +105,7 @@ impl Picture {
                         let words = ["isolated", "rejoining", "seated", "removed"];
                         members[who].standing = words.into_iter().find(|word| word == to).unwrap_or("isolated");
                     }
-                    Seen::Acts { node, until } => {
+                    Seen::Acts { node, until, .. } => {
                         open.entry((who, node)).or_insert((at, 0.0)).1 = until - begin;
                     }
                     Seen::Rests { node } => {
@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn a_killed_manager_has_a_lease_that_ends_later() {
         let line = |t, who: &str, seen| Line { t, member: Some(who.to_owned()), seen };
-        let acts = |until| Seen::Acts { node: "n1".into(), until };
+        let acts = |until| Seen::Acts { node: "n1".into(), until, token: None };
         let head = Head {
             trace: 1,
             scenario: "<x>".into(),

@@ -356,7 +356,7 @@ impl World {
         self.checker.acting(time, node.as_str(), &acting);
         let life = self.sites[at].life;
         let end = self.sites[at].clock.when(until);
-        self.note(Some(at), || Seen::Action { node: node.to_string(), id, until: seconds(end) });
+        self.note(Some(at), || Seen::Action { node: node.to_string(), id, until: seconds(end), token: None });
         self.jobs.running.insert((at, id), Running { node, until });
         let takes = self.mix.range(Purpose::Job, 1 << 40 | (at as u64) << 32 | life << 16 | id, 20, 3_000) * MS;
         self.after(takes.min(5 * SECOND), Due::Job { at, life, id });

@@ -15,6 +15,7 @@ mod html;
 mod inject;
 mod mix;
 mod model;
+mod netns;
 mod network;
 mod planted;
 mod queue;

@@ -166,6 +166,7 @@ const TABLE: &[Find] = &[
     Find::new(Bug::NoAmnesiaGuard, "old-disk", 0..40, 0, Rule::OneRoster, 0.2),
     Find::new(Bug::NoBackOff, "rush", 0..15, 2, Rule::Convergence, 1.2),
     Find::new(Bug::SeatWithoutResync, "returning", 0..15, 0, Rule::NothingLost, 0.3),
+    Find::new(Bug::VotesLeaveWritesBehind, "votes-and-writes", 0..10, 0, Rule::BoundedTime, 0.3),
     Find::new(Bug::AckedOnOneDisk, "random", 0..10, 0, Rule::NothingLost, 0.6),
     Find::new(Bug::AckedOnReceipt, "random", 0..10, 0, Rule::NothingLost, 0.6),
     Find::new(Bug::MajorityOfTheLinked, "random", 0..20, 0, Rule::NothingLost, 0.9),

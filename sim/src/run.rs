@@ -138,7 +138,7 @@ fn drive(world: &mut World, scenario: &Scenario, until_ms: Option<u64>, started:
     if !world.checker.violations.is_empty() {
         return None;
     }
-    world.define_nodes(scenario.nodes);
+    world.define_nodes(scenario);
     let begin = world.time;
     *started = Some(begin);
     world.note(None, || Seen::Begin);

@@ -33,6 +33,10 @@ pub(crate) struct Scenario {
     pub(crate) nodes: usize,
     /// Whether all start as members from what is on their disks, and how many of them then vote.
     pub(crate) restored: Option<usize>,
+    /// Who may manage the nodes, a list for each node in turn; three of all for each when there is none.
+    pub(crate) candidates: Vec<Vec<usize>>,
+    /// Pairs of members between whom there is no way, ever.
+    pub(crate) unlinked: Vec<(usize, usize)>,
     pub(crate) timing: Timing,
     pub(crate) network: Usual,
     /// How long an fsync takes, at least and at most, in nanoseconds.
@@ -110,6 +114,8 @@ impl Scenario {
             joined: members,
             nodes: 6,
             restored: None,
+            candidates: Vec::new(),
+            unlinked: Vec::new(),
             timing: Timing::LAN,
             network: Usual { delay: (300_000, 6_000_000), loss: 0 },
             fsync: (200_000, 8_000_000),
@@ -134,6 +140,14 @@ impl Scenario {
     /// Writes a scenario so that [`Self::parse`] reads the same.
     pub(crate) fn text(&self) -> String {
         write::scenario(self)
+    }
+
+    /// Returns who may manage the node of that number.
+    pub(crate) fn candidates_of(&self, node: usize) -> Vec<usize> {
+        match self.candidates.len() {
+            0 => (0..self.joined.min(3)).map(|k| (node + k) % self.joined).collect(),
+            lists => self.candidates[node % lists].clone(),
+        }
     }
 
     /// Returns the same scenario with everything that the seed draws written out.
@@ -180,9 +194,14 @@ const LIBRARY: &[(&str, &str)] = &library![
     "ring",
     "one-way",
     "link-cut",
+    "topology-flat",
+    "topology-hierarchical",
+    "topology-redundant-hierarchy",
+    "topology-segmented",
     "deaf-forever",
     "flapping",
     "jam",
+    "votes-and-writes",
     "rough-network",
     "cold-start",
     "clean-stop",

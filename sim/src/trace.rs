@@ -105,6 +105,9 @@ pub(crate) enum Seen {
     Acts {
         node: String,
         until: f64,
+        /// The fencing token, `generation.epoch.term`, where it was seen.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        token: Option<String>,
     },
     /// The member acts for a node no longer.
     Rests {
@@ -115,16 +118,20 @@ pub(crate) enum Seen {
         node: String,
         id: u64,
         until: f64,
+        /// The fencing token that it ran under, where it was seen.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        token: Option<String>,
     },
     /// It may go on until then; when it has ended, until now.
     ActionUntil {
         id: u64,
         until: f64,
     },
-    /// A write was acknowledged, durable on so many of the voters.
+    /// A write was acknowledged, durable on so many of the voters, where that was seen.
     Acknowledged {
         write: String,
-        copies: usize,
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        copies: Option<usize>,
         voters: usize,
     },
     /// A request was answered otherwise.
@@ -225,7 +232,7 @@ impl World {
             let until = self.lease_end(core, at, node);
             let known = trace.acting.insert((at, node.clone()), until);
             if known.is_none_or(|known| until >= known + MS) {
-                line(Seen::Acts { node: node.to_string(), until: seconds(until) });
+                line(Seen::Acts { node: node.to_string(), until: seconds(until), token: None });
             }
         }
     }
@@ -428,7 +435,7 @@ mod tests {
     #[test]
     fn what_happens_to_several_nodes_at_once_is_one_line() {
         let line = |t, seen| Line { t, member: Some("m1".to_owned()), seen };
-        let acts = |node: &str| Seen::Acts { node: node.to_owned(), until: 9.0 };
+        let acts = |node: &str| Seen::Acts { node: node.to_owned(), until: 9.0, token: None };
         let lines = [line(5.0, Seen::Begin), line(6.5, acts("n1")), line(6.5, acts("n2")), line(6.6, acts("n1"))];
         assert_eq!(tell(&lines)[1..], ["   1.500s m1 acts for n1 n2"]);
     }

@@ -11,6 +11,7 @@ use collective::proto::roster::Role;
 use crate::check::{Authority, Rule};
 use crate::fault::{MS, SECOND};
 use crate::mix::{Mix, Purpose};
+use crate::scenario::Scenario;
 use crate::trace::Seen;
 use crate::world::World;
 
@@ -152,18 +153,18 @@ impl World {
         let copies = self.copies(&voters, node, key, value);
         self.checker.acknowledged(self.time, key, copies, voters.len());
         let (write, of) = (key.to_owned(), voters.len());
-        self.note(Some(at), || Seen::Acknowledged { write, copies, voters: of });
+        self.note(Some(at), || Seen::Acknowledged { write, copies: Some(copies), voters: of });
         let now = self.sites[at].now(self.time).boot.as_nanos();
         let who = Authority { member: at, me, voters: &voters, timing };
         self.checker.authority(self.time, who, now, &format!("acknowledges {key}"));
     }
 
-    /// Defines the nodes of a run, each with three candidates.
-    pub(crate) fn define_nodes(&mut self, count: usize) {
+    /// Defines the nodes of a run, each with its candidates.
+    pub(crate) fn define_nodes(&mut self, scenario: &Scenario) {
         let members = self.sites.iter().filter(|site| site.is_up()).count();
-        for number in 0..count {
+        for number in 0..scenario.nodes {
             let Ok(name) = NodeName::new(&format!("n{number}")) else { continue };
-            let candidates: Vec<_> = (0..members.min(3)).map(|k| (number + k) % members).collect();
+            let candidates = scenario.candidates_of(number);
             let names: Vec<_> = candidates.iter().map(|member| crate::site::name(*member)).collect();
             let assignments = vec![format!("collective.managercandidates={}", names.join(","))];
             self.nodes.push((name.clone(), candidates));

@@ -233,7 +233,7 @@ impl World {
             network: Network::new(count),
             usual: scenario.network,
             usual_fsync: scenario.fsync,
-            active: Active::default(),
+            active: Active::without(&scenario.unlinked),
             faults: Vec::new(),
             begun: None,
             planted: scenario.planted.map(Planted::one).unwrap_or_default(),

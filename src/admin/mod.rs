@@ -6,12 +6,14 @@
 
 pub mod client;
 pub mod server;
+mod thread;
 
 #[cfg(test)]
 mod tests;
 
 pub use client::{Client, ClientError};
 pub use server::{Access, AdminSockets, BindError, Handler, PeerCredentials, router, serve};
+pub use thread::ServerThread;
 
 use crate::proto::request::ErrorCode;
 

@@ -162,7 +162,8 @@ impl Life {
             intent: Intent { ideal_voters: config.ideal_voters, volunteer: config.volunteer },
         };
         let now = machine.now();
-        let (core, effects) = Collective::start(birth, now);
+        let (mut core, effects) = Collective::start(birth, now);
+        core.plant(machine.planted());
         machine.born(&core);
         machine.after(&core, &effects, now);
 

@@ -15,6 +15,7 @@ use super::clock;
 use crate::config::Config;
 use crate::net::{Identity, NetConfig, Switch};
 use crate::proto::collective::{Collective, Effect, Event};
+use crate::proto::planted::Planted;
 use crate::proto::time::{Instant, Now};
 use crate::store::{self, OnDamage, RedbStore, Report, Saver, StateDir, Store, StoreThread};
 
@@ -48,6 +49,11 @@ pub trait Machine: fmt::Debug + Send + Sync {
     /// # Errors
     /// When it is in use or cannot be trusted.
     fn home(&self, config: &Config) -> anyhow::Result<Box<dyn Home>>;
+
+    /// Returns the bugs that a core here is made to have: none, but where somebody tries what finds them.
+    fn planted(&self) -> Planted {
+        Planted::default()
+    }
 
     /// Is told that a life begins. Nobody watches a real daemon.
     fn born(&self, _core: &Collective) {}
@@ -130,13 +136,14 @@ pub struct OpenedStore {
 #[derive(Debug, Default)]
 pub(super) struct Host {
     switch: Option<Switch>,
+    planted: Planted,
     /// Kept over lives: the address stays, and nobody else can take it meanwhile.
     socket: Mutex<Option<UdpSocket>>,
 }
 
 impl Host {
-    pub(super) fn new(switch: Option<Switch>) -> Self {
-        Self { switch, socket: Mutex::default() }
+    pub(super) fn new(switch: Option<Switch>, planted: Planted) -> Self {
+        Self { switch, planted, socket: Mutex::default() }
     }
 
     fn socket(&self, config: &Config) -> anyhow::Result<UdpSocket> {
@@ -154,6 +161,10 @@ impl Host {
 impl Machine for Host {
     fn now(&self) -> Now {
         clock::now()
+    }
+
+    fn planted(&self) -> Planted {
+        self.planted
     }
 
     fn moment(&self, at: Instant) -> tokio::time::Instant {

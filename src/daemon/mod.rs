@@ -23,9 +23,10 @@ use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::admin::AdminSockets;
+use crate::admin::{AdminSockets, ServerThread};
 use crate::config::Config;
 use crate::net::Switch;
+use crate::proto::planted::Planted;
 pub use demo::demo;
 use driver::{Ended, Life, Surroundings};
 pub use handler::Asked;
@@ -44,6 +45,8 @@ pub struct Options {
     pub guard: Option<PathBuf>,
     /// Lets the demo cut this member off.
     pub switch: Option<Switch>,
+    /// Bugs that the simulator plants; never any in a release build (see docs/decisions/0013-planted-bugs.md).
+    pub planted: Planted,
 }
 
 /// Runs a daemon until it is told to stop.
@@ -51,18 +54,17 @@ pub struct Options {
 /// # Errors
 /// When it cannot start, with what to do about it; or when its disk failed, after which the process must end.
 pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
-    let Options { ready, stop, guard, switch } = options;
-    let surroundings = Surroundings { machine: Arc::new(Host::new(switch)), guard };
+    let Options { ready, stop, guard, switch, planted } = options;
+    let surroundings = Surroundings { machine: Arc::new(Host::new(switch, planted)), guard };
     let state = State::open(&config, surroundings.machine.as_ref())?;
     let sockets = AdminSockets::bind(&config.runtime_dir)?;
     let (handler, inner, requests) = handler::channel();
     if !config.seeds.is_empty() && state.is_alone() {
         tokio::spawn(seeds::join(config.clone(), inner));
     }
-    let admin = tokio::spawn(crate::admin::serve(sockets, handler));
+    let admin = ServerThread::start(sockets, handler)?;
     let result = lives(&config, &surroundings, state, requests, stopped(stop)?, ready).await;
-    admin.abort();
-    let _ = admin.await;
+    drop(admin);
     remove_sockets(&config.runtime_dir);
     result
 }

@@ -153,6 +153,24 @@ async fn the_record_of_a_stranger_is_ignored() {
 }
 
 #[tokio::test]
+async fn nobody_is_sent_again_what_it_has() {
+    let net = Net::default();
+    let (mut one, mut two) = (net.join(1, &[1, 2]).await, net.join(2, &[1, 2]).await);
+    // As the daemon does: it names the others.
+    one.gossip.set_members([print(2)]);
+    two.gossip.set_members([print(1)]);
+    one.sees(2, |it| *it == facts(2)).await;
+    two.sees(1, |it| *it == facts(1)).await;
+    tokio::time::sleep(INTERVAL * (NEWS_INTERVALS + 3)).await;
+    *net.longest.lock().expect("nobody panicked") = 0;
+    one.gossip.push(print(2));
+    two.gossip.push(print(1));
+    tokio::time::sleep(INTERVAL * 2).await;
+    let longest = *net.longest.lock().expect("nobody panicked");
+    assert!((1..=170).contains(&longest), "a digest of two records and no more, not {longest} bytes");
+}
+
+#[tokio::test]
 async fn a_suspicion_appears_and_disappears() {
     let net = Net::default();
     let (one, mut two) = (net.join(1, &[1, 2]).await, net.join(2, &[1, 2]).await);

@@ -75,6 +75,8 @@ bugs! {
     NoBackOff = "R10-back-off",
     /// R12: a member has its seat as soon as it has quorum, whatever documents it holds.
     SeatWithoutResync = "R12-resync",
+    /// R13: a vote moves although the new majority lacks what the old one acknowledged.
+    VotesLeaveWritesBehind = "R13-handover",
     /// A write is acknowledged when one disk has it.
     AckedOnOneDisk = "acked-on-one-disk",
     /// A member says that it holds a change durably when it has received it.

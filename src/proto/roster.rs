@@ -3,6 +3,10 @@
 //! The roster is quorum's denominator. It changes only by decided epochs (`epoch.rs`), one change at a time, and never
 //! shrinks by itself: a member that is away still counts.
 
+mod change;
+mod member;
+mod timing;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::OnceLock;
@@ -11,6 +15,10 @@ use std::time::Duration;
 use minicbor::{Decode, Encode};
 use ring::digest;
 use serde::{Deserialize, Serialize};
+
+pub use change::{Change, RosterError};
+pub use member::{Member, Role};
+pub use timing::Timing;
 
 use super::identity::{ClusterId, Fingerprint, InviteId, MemberId, RosterHash, RosterMark};
 use super::name::MemberName;
@@ -22,166 +30,6 @@ pub const MEMBERS_MAX: usize = 1_000;
 pub const REMOVED_MAX: usize = 4_000;
 /// How long a used invitation is remembered beyond its expiry: no clock of a member is that wrong. I6.
 const CONSUMED_KEPT: Duration = Duration::from_secs(24 * 3_600);
-
-/// What a member may do in a collective.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode, Serialize, Deserialize)]
-#[cbor(index_only)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Votes and manages nodes.
-    #[n(0)]
-    Voter,
-    /// Manages nodes and holds all data, without a vote.
-    #[n(1)]
-    Nonvoting,
-    /// Votes and holds all data, but never manages a node.
-    #[n(2)]
-    Witness,
-}
-
-impl Role {
-    /// Returns whether members of this role vote once they have caught up.
-    pub const fn votes(self) -> bool {
-        matches!(self, Self::Voter | Self::Witness)
-    }
-
-    /// Returns whether members of this role may manage nodes.
-    pub const fn manages(self) -> bool {
-        matches!(self, Self::Voter | Self::Nonvoting)
-    }
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Voter => "voter",
-            Self::Nonvoting => "nonvoting",
-            Self::Witness => "witness",
-        })
-    }
-}
-
-/// One member of a decided epoch.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-#[cbor(map)]
-pub struct Member {
-    /// The enrolment.
-    #[n(0)]
-    pub id: MemberId,
-    /// The name, unique in the roster.
-    #[n(1)]
-    pub name: MemberName,
-    /// What the member may do.
-    #[n(2)]
-    pub role: Role,
-    /// Whether the member is still catching up. R3: a learner has no vote, whatever its role.
-    #[n(3)]
-    pub learner: bool,
-    /// The keys it may present, oldest first: one, or two while a key is being rotated.
-    #[n(4)]
-    pub fingerprints: Vec<Fingerprint>,
-}
-
-impl Member {
-    /// Returns whether this member's grant counts.
-    pub const fn is_voter(&self) -> bool {
-        self.role.votes() && !self.learner
-    }
-}
-
-/// The durations that every member of a collective must share, so they are part of the decided roster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
-#[cbor(map)]
-pub struct Timing {
-    /// T: how long a voter promises itself to a session, in milliseconds.
-    #[n(0)]
-    pub lease_ms: u32,
-    /// m: the part of T that a holder gives away for clock drift, in thousandths.
-    #[n(1)]
-    pub margin_permille: u16,
-    /// The SWIM protocol period, in milliseconds.
-    #[n(2)]
-    pub probe_interval_ms: u32,
-    /// How long a direct probe may take, in milliseconds; less than the period.
-    #[n(3)]
-    pub probe_timeout_ms: u32,
-    /// The shortest time a suspect has to refute, in protocol periods (see `swim.rs`).
-    #[n(4)]
-    pub suspicion_mult: u8,
-    /// The gossip interval of chitchat, in milliseconds.
-    #[n(5)]
-    pub gossip_interval_ms: u32,
-}
-
-impl Timing {
-    /// For several members on one machine.
-    pub const LOCAL: Self = Self {
-        lease_ms: 1_000,
-        margin_permille: 50,
-        probe_interval_ms: 1_000,
-        probe_timeout_ms: 200,
-        suspicion_mult: 2,
-        gossip_interval_ms: 500,
-    };
-    /// For sites on one campus; the default.
-    pub const LAN: Self = Self {
-        lease_ms: 2_000,
-        margin_permille: 50,
-        probe_interval_ms: 1_000,
-        probe_timeout_ms: 500,
-        suspicion_mult: 2,
-        gossip_interval_ms: 1_000,
-    };
-    /// For sites far apart.
-    pub const WAN: Self = Self {
-        lease_ms: 6_000,
-        margin_permille: 50,
-        probe_interval_ms: 5_000,
-        probe_timeout_ms: 3_000,
-        suspicion_mult: 3,
-        gossip_interval_ms: 1_000,
-    };
-
-    /// Returns the profile of that name: `local`, `lan` or `wan`.
-    pub fn profile(name: &str) -> Option<Self> {
-        match name {
-            "local" => Some(Self::LOCAL),
-            "lan" => Some(Self::LAN),
-            "wan" => Some(Self::WAN),
-            _ => None,
-        }
-    }
-
-    /// Returns T.
-    pub const fn lease(self) -> Duration {
-        Duration::from_millis(self.lease_ms as u64)
-    }
-
-    /// Returns T/6, the interval between lease rounds.
-    pub const fn renewal(self) -> Duration {
-        Duration::from_micros(self.lease_ms as u64 * 1_000 / 6)
-    }
-
-    /// Returns T(1-m): how long after sending a request its grant may be used.
-    pub const fn usable(self) -> Duration {
-        Duration::from_micros(self.lease_ms as u64 * 1_000_u64.saturating_sub(self.margin_permille as u64))
-    }
-
-    /// Returns T(1+2rho), where 2rho = m: how long a voter waits for what it may have promised to expire on any clock.
-    pub const fn quiet(self) -> Duration {
-        Duration::from_micros(self.lease_ms as u64 * (1_000 + self.margin_permille as u64))
-    }
-
-    /// Returns whether these durations can be worked with: none is zero, and a probe ends within its period.
-    const fn is_sound(self) -> bool {
-        self.lease_ms > 0
-            && self.margin_permille < 1_000
-            && self.probe_timeout_ms > 0
-            && self.probe_timeout_ms < self.probe_interval_ms
-            && self.suspicion_mult > 0
-            && self.gossip_interval_ms > 0
-    }
-}
 
 /// Which roster: the recovery generation first, then the epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode, Serialize, Deserialize)]
@@ -299,141 +147,6 @@ pub struct Consumed {
     /// When it expires.
     #[n(1)]
     pub expires: WallTime,
-}
-
-/// One change of the roster; an epoch makes exactly one.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub enum Change {
-    /// Adds a member as a learner and uses its invitation up. A member of the same name that is there is replaced.
-    #[n(0)]
-    Add {
-        /// The new member; `learner` is set whatever it says, unless it is nonvoting.
-        #[n(0)]
-        member: Member,
-        /// The invitation it came by.
-        #[n(1)]
-        invite: InviteId,
-        /// When that invitation expires.
-        #[n(2)]
-        expires: WallTime,
-        /// How many members may join by that invitation.
-        #[n(3)]
-        uses_max: u32,
-    },
-    /// Gives a learner its vote. R3.
-    #[n(1)]
-    Promote {
-        /// Who.
-        #[n(0)]
-        id: MemberId,
-    },
-    /// Removes a member for good.
-    #[n(2)]
-    Remove {
-        /// Who.
-        #[n(0)]
-        id: MemberId,
-    },
-    /// Changes a member's role; a member that gains a vote becomes a learner first.
-    #[n(3)]
-    SetRole {
-        /// Who.
-        #[n(0)]
-        id: MemberId,
-        /// The role it gets.
-        #[n(1)]
-        role: Role,
-    },
-    /// Accepts a second key of a member, the first half of a rotation.
-    #[n(4)]
-    AddFingerprint {
-        /// Who.
-        #[n(0)]
-        id: MemberId,
-        /// The new key.
-        #[n(1)]
-        fingerprint: Fingerprint,
-    },
-    /// Drops every key of a member but one, the second half of a rotation.
-    #[n(5)]
-    KeepFingerprint {
-        /// Who.
-        #[n(0)]
-        id: MemberId,
-        /// The key that stays.
-        #[n(1)]
-        fingerprint: Fingerprint,
-    },
-}
-
-impl Change {
-    /// Returns the member that the change is about.
-    pub const fn subject(&self) -> MemberId {
-        match self {
-            Self::Add { member, .. } => member.id,
-            Self::Promote { id }
-            | Self::Remove { id }
-            | Self::SetRole { id, .. }
-            | Self::AddFingerprint { id, .. }
-            | Self::KeepFingerprint { id, .. } => *id,
-        }
-    }
-
-    /// Returns whether what the change asks for is so in `roster`, be it by this change or by another.
-    pub fn is_made_in(&self, roster: &Roster) -> bool {
-        let subject = roster.member(self.subject());
-        match self {
-            Self::Add { .. } => subject.is_some(),
-            Self::Promote { .. } => subject.is_some_and(Member::is_voter),
-            Self::Remove { .. } => subject.is_none(),
-            Self::SetRole { role, .. } => subject.is_some_and(|member| member.role == *role),
-            Self::AddFingerprint { fingerprint, .. } => {
-                subject.is_some_and(|member| member.fingerprints.contains(fingerprint))
-            }
-            Self::KeepFingerprint { fingerprint, .. } => {
-                subject.is_some_and(|member| member.fingerprints == [*fingerprint])
-            }
-        }
-    }
-}
-
-/// A change that cannot be made to this roster. Nothing was changed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum RosterError {
-    /// The member is not on the roster.
-    #[error("there is no such member")]
-    NoSuchMember,
-    /// The invitation was used as often as it may be.
-    #[error("the invitation was used already")]
-    InviteUsed,
-    /// The key belongs to a member, or belonged to one of another name that was removed.
-    #[error("the key is in use by {0}")]
-    KeyInUse(MemberName),
-    /// The enrolment is on the roster already.
-    #[error("{0} is a member already")]
-    IsMember(MemberName),
-    /// A new member must present exactly one key.
-    #[error("a new member has one key")]
-    OneKey,
-    /// Two keys are accepted already; one must be dropped first.
-    #[error("a rotation of this member's key is under way; finish it first")]
-    Rotating,
-    /// The member was removed before; it needs a new enrolment.
-    #[error("the member was removed in epoch {0}")]
-    WasRemoved(u64),
-    /// The change would leave no voter.
-    #[error("the last voter cannot go")]
-    LastVoter,
-    /// The change would change nothing.
-    #[error("nothing would change")]
-    NoChange,
-    /// The member to replace is the only voter, and its successor has no vote yet. R2, R3.
-    #[error("the member to replace is the only voter")]
-    ReplacesVoter,
-    /// The roster is full.
-    #[error("the roster is full at {MEMBERS_MAX} members")]
-    Full,
 }
 
 /// A roster, read from a peer or from disk, that no decision can have made.
@@ -587,55 +300,6 @@ impl Roster {
         self.consumed.get(&invite).map_or(0, |consumed| consumed.uses)
     }
 
-    /// Makes the roster of the next epoch.
-    ///
-    /// `now` only lets expired invitations be forgotten.
-    ///
-    /// # Errors
-    /// [`RosterError`] when the change cannot be made; this roster stays as it is.
-    pub fn next(&self, change: &Change, now: WallTime) -> Result<Self, RosterError> {
-        let mut next = self.clone();
-        next.version = self.version.next();
-        next.previous = self.hash();
-        next.consumed.retain(|_, consumed| consumed.expires.plus(CONSUMED_KEPT) >= now);
-        match change {
-            Change::Add { member, invite, expires, uses_max } => next.add(member, *invite, *expires, *uses_max)?,
-            Change::Promote { id } => {
-                let member = next.member_mut(*id)?;
-                if !member.learner {
-                    return Err(RosterError::NoChange);
-                }
-                member.learner = false;
-            }
-            Change::Remove { id } => next.remove(*id)?,
-            Change::SetRole { id, role } => next.set_role(*id, *role)?,
-            Change::AddFingerprint { id, fingerprint } => {
-                let member = next.member_mut(*id)?;
-                if member.fingerprints.contains(fingerprint) {
-                    return Err(RosterError::NoChange);
-                }
-                if member.fingerprints.len() > 1 {
-                    // Either key may be the one in use; only the member knows which.
-                    return Err(RosterError::Rotating);
-                }
-                let name = member.name.clone();
-                next.check_key_unused(*fingerprint, &name)?;
-                next.member_mut(*id)?.fingerprints.push(*fingerprint);
-            }
-            Change::KeepFingerprint { id, fingerprint } => {
-                let member = next.member_mut(*id)?;
-                if !member.fingerprints.contains(fingerprint) || member.fingerprints.len() == 1 {
-                    return Err(RosterError::NoChange);
-                }
-                member.fingerprints = vec![*fingerprint];
-            }
-        }
-        if next.voters().is_empty() {
-            return Err(RosterError::LastVoter);
-        }
-        Ok(next)
-    }
-
     /// Returns whether both rosters have the same voters. R2, R7: only a change of voters needs a wait.
     pub fn same_voters(&self, other: &Self) -> bool {
         self.voters() == other.voters()
@@ -672,87 +336,6 @@ impl Roster {
         }
         ensure(self.removed.values().all(|removed| removed.fingerprints.len() <= 2), "a member had too many keys")?;
         ensure(self.members.values().any(Member::is_voter), "there is no voter")
-    }
-
-    fn add(&mut self, member: &Member, invite: InviteId, expires: WallTime, uses_max: u32) -> Result<(), RosterError> {
-        if self.uses(invite) >= uses_max {
-            return Err(RosterError::InviteUsed);
-        }
-        if let Some(removed) = self.removed.get(&member.id) {
-            return Err(RosterError::WasRemoved(removed.epoch));
-        }
-        if let Some(present) = self.members.get(&member.id) {
-            // R2: writing over a present entry could move a second vote.
-            return Err(RosterError::IsMember(present.name.clone()));
-        }
-        let [fingerprint] = member.fingerprints[..] else {
-            return Err(RosterError::OneKey);
-        };
-        self.check_key_unused(fingerprint, &member.name)?;
-        if let Some((stale, is_voter)) = self.by_name(&member.name).map(|stale| (stale.id, stale.is_voter())) {
-            if is_voter && self.voters().len() == 1 {
-                return Err(RosterError::ReplacesVoter);
-            }
-            // R2: the stale entry's vote goes in this epoch; the learner's comes in a later one.
-            self.forget(stale);
-        }
-        if self.members.len() >= MEMBERS_MAX {
-            return Err(RosterError::Full);
-        }
-        let mut member = member.clone();
-        member.learner = member.role.votes();
-        self.derived = Derived::default();
-        self.members.insert(member.id, member);
-        let consumed = self.consumed.entry(invite).or_insert(Consumed { uses: 0, expires });
-        consumed.uses += 1;
-        Ok(())
-    }
-
-    fn remove(&mut self, id: MemberId) -> Result<(), RosterError> {
-        if !self.members.contains_key(&id) {
-            return Err(RosterError::NoSuchMember);
-        }
-        self.forget(id);
-        Ok(())
-    }
-
-    /// Moves a member to the removed ones.
-    fn forget(&mut self, id: MemberId) {
-        self.derived = Derived::default();
-        if let Some(member) = self.members.remove(&id) {
-            let removed = Removed { name: member.name, epoch: self.version.epoch, fingerprints: member.fingerprints };
-            self.removed.insert(id, removed);
-        }
-        while self.removed.len() > REMOVED_MAX {
-            let oldest = self.removed.iter().min_by_key(|(id, removed)| (removed.epoch, **id)).map(|(id, _)| *id);
-            oldest.and_then(|id| self.removed.remove(&id));
-        }
-    }
-
-    fn set_role(&mut self, id: MemberId, role: Role) -> Result<(), RosterError> {
-        let member = self.member_mut(id)?;
-        if member.role == role {
-            return Err(RosterError::NoChange);
-        }
-        let had_vote = member.is_voter();
-        member.role = role;
-        member.learner = role.votes() && !had_vote;
-        Ok(())
-    }
-
-    fn member_mut(&mut self, id: MemberId) -> Result<&mut Member, RosterError> {
-        self.derived = Derived::default();
-        self.members.get_mut(&id).ok_or(RosterError::NoSuchMember)
-    }
-
-    /// A key stands for one name for ever: a machine may enrol again with the key it had, and nobody else with it.
-    fn check_key_unused(&self, fingerprint: Fingerprint, name: &MemberName) -> Result<(), RosterError> {
-        let present = self.members.values().map(|member| (&member.name, &member.fingerprints));
-        let removed = self.removed.values().map(|removed| (&removed.name, &removed.fingerprints));
-        match present.chain(removed).find(|(holder, keys)| *holder != name && keys.contains(&fingerprint)) {
-            Some((holder, _)) => Err(RosterError::KeyInUse(holder.clone())),
-            None => Ok(()),
-        }
     }
 }
 

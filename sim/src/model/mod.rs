@@ -6,10 +6,12 @@
 mod epochs;
 mod explore;
 mod leases;
+mod writes;
 
 use epochs::Epochs;
 use explore::{Explored, explore};
 use leases::{Bounds, Leases, Ticks, Watch};
+use writes::Writes;
 
 /// A safety rule, or a part of one, that can be switched off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +60,10 @@ pub(crate) enum Rule {
     QuietStart,
     /// R7: new claims wait for T after a voter adopted an epoch.
     Settling,
+    /// R13: a majority of the next voters holds what a majority of the present ones held.
+    Handover,
+    /// R13: which is read once R2's wait is over.
+    ReadAfterWait,
 }
 
 /// A search: within which bounds, and without which rules.
@@ -73,6 +79,7 @@ struct Check {
 enum Subject {
     Leases(Leases),
     Epochs(epochs::Bounds, &'static [Rule]),
+    Writes(Writes),
 }
 
 impl Subject {
@@ -80,6 +87,7 @@ impl Subject {
         match self {
             Self::Leases(_) => "leases",
             Self::Epochs(..) => "epochs",
+            Self::Writes(_) => "writes",
         }
     }
 }
@@ -93,10 +101,15 @@ impl Check {
         Self { name, about, subject: Subject::Epochs(bounds, without) }
     }
 
+    const fn writes(name: &'static str, about: &'static str, rosters: &'static [u8], without: &'static [Rule]) -> Self {
+        Self { name, about, subject: Subject::Writes(Writes::new(rosters, without)) }
+    }
+
     fn explore(&self) -> Explored {
         match self.subject {
             Subject::Leases(model) => explore(&model, STATES_MAX),
             Subject::Epochs(bounds, without) => explore(&Epochs::new(bounds, without), STATES_MAX),
+            Subject::Writes(model) => explore(&model, STATES_MAX),
         }
     }
 }
@@ -109,6 +122,9 @@ const REPLACE: &[u8] = &[0b00111, 0b01111, 0b01110];
 const FOUND: &[u8] = &[0b00001, 0b00011, 0b00111];
 const DISSOLVE: &[u8] = &[0b00111, 0b00011, 0b00001];
 const SHRINK: &[u8] = &[0b00111, 0b00110, 0b01110];
+/// Three voters become five others, and three of those in the end.
+const WANDER: &[u8] = &[0b00111, 0b01111, 0b11111, 0b11110, 0b11100];
+const COME_AND_GO: &[u8] = &[0b00001, 0b00011, 0b00111, 0b00110, 0b01110, 0b01100];
 
 const EPOCHS: Bounds = Bounds {
     rosters: GROW,
@@ -182,6 +198,8 @@ const CHECKS: &[Check] = &[
     Check::epochs("three-rivals", "Three proposers and three voters.", THREE, &[]),
     Check::epochs("four-voters", "Two proposers with two ballots each and four voters.", FOUR, &[]),
     Check::epochs("crashes", "Two proposers and three voters whose disks are slow, and who crash.", CRASHES, &[]),
+    Check::writes("wander", "A write while three voters become five, then three others.", WANDER, &[]),
+    Check::writes("come-and-go", "A write while voters are added and removed in turn.", COME_AND_GO, &[]),
 ];
 
 /// The searches with a rule off.
@@ -234,6 +252,8 @@ const ABLATIONS: &[Check] = &[
         EPOCHS,
         &[Rule::Settling, Rule::Spacing],
     ),
+    Check::writes("R13-handover", "A vote moves whatever the next voters hold.", WANDER, &[Rule::Handover]),
+    Check::writes("R13-after-wait", "The voters are read before R2's wait is over.", WANDER, &[Rule::ReadAfterWait]),
 ];
 
 /// Returns how many of that many voters are more than half.
@@ -299,7 +319,7 @@ mod tests {
             let counterexample = counterexample.unwrap_or_else(|| panic!("{} does nothing", check.name));
             assert!(counterexample.steps.len() >= 2, "{}: {counterexample}", check.name);
         }
-        for rule in ["R1", "R2", "R4", "R5", "R6", "R7"] {
+        for rule in ["R1", "R2", "R4", "R5", "R6", "R7", "R13"] {
             assert!(rules().iter().any(|name| name.starts_with(rule)), "{rule} is never off");
         }
     }

@@ -246,11 +246,12 @@ impl Director {
         self.join(joiner, token, None).await
     }
 
-    /// Defines the nodes of a run, each with three candidates.
-    pub(super) async fn define_nodes(&self, count: usize, members: usize) -> bool {
-        for number in 0..count {
+    /// Defines the nodes of a run, each with its candidates.
+    pub(super) async fn define_nodes(&self, scenario: &Scenario) -> bool {
+        let members = scenario.joined;
+        for number in 0..scenario.nodes {
             let Ok(node) = NodeName::new(&format!("n{number}")) else { continue };
-            let candidates: Vec<_> = (0..members.min(3)).map(|k| (number + k) % members).collect();
+            let candidates = scenario.candidates_of(number);
             let names: Vec<_> = candidates.iter().map(|member| name(*member)).collect();
             let assignments = vec![format!("collective.managercandidates={}", names.join(","))];
             let define = Request::DefineNodes { nodes: node.to_string(), assignments };
@@ -270,7 +271,7 @@ impl Director {
 
     /// Plays a scenario; returns how long it took in the end until everything was equal, in nanoseconds.
     pub(super) async fn play(&self, scenario: &Scenario) -> Option<u64> {
-        if !self.assemble(scenario.joined).await || !self.define_nodes(scenario.nodes, scenario.joined).await {
+        if !self.assemble(scenario.joined).await || !self.define_nodes(scenario).await {
             return None;
         }
         let begin = self.stage.lock().time();

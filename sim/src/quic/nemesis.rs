@@ -10,9 +10,9 @@ use crate::fault::{Fate, Fault, Kind};
 use crate::site::Death;
 
 /// Kinds that this level does not simulate: what takes a disk into the past or away needs administrators who invite
-/// again, and the processes of one thread share their processor and its clock.
-const MISSING: [&str; 8] =
-    ["power-wiped", "power-stale", "freeze", "slow-cpu", "restore", "clone", "join-crash", "rotate"];
+/// again, the processes of one thread share their processor and its clock, and a datagram does not show what it carries.
+const MISSING: [&str; 9] =
+    ["stall", "power-wiped", "power-stale", "freeze", "slow-cpu", "restore", "clone", "join-crash", "rotate"];
 
 /// Returns whether this level can break that.
 pub(super) fn is_simulated(word: &str) -> bool {

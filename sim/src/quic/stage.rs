@@ -34,7 +34,7 @@ impl Stage {
             base: Instant::now(),
             mix,
             wire: Wire::new(members),
-            active: Active::default(),
+            active: Active::without(&scenario.unlinked),
             mtu: None,
             faults: Vec::new(),
             network: scenario.network,

@@ -37,6 +37,7 @@ pub(super) fn read(table: &mut Table<'_>, members: usize) -> Result<Fault, Mista
         (None, false, Kind::Rotate(_)) => Some(at),
         (None, false, _) => return Err(table.mistake("[[fault]] needs `for`, or `forever = true`".to_owned())),
         (None, true, Kind::Jam(..)) => return Err(value.mistake("a jam must end; a `link` can stay cut".to_owned())),
+        (None, true, Kind::Stall(_)) => return Err(value.mistake("a stall must end; a `split` can stay".to_owned())),
         (None, true, _) => None,
     };
     Ok(Fault { number, at, until, kind })
@@ -50,10 +51,10 @@ fn fate(value: &Value<'_>, age_ms: Option<u64>) -> Result<Fate, Mistake> {
 fn kind(key: &str, value: &Value<'_>, members: usize) -> Result<Kind, Mistake> {
     let member = || value.member(members);
     Ok(match key {
-        "split" => {
+        "split" | "stall" => {
             let groups: Vec<_> = value.list()?.iter().map(|group| group.members(members)).collect::<Result<_, _>>()?;
             distinct(value, &groups)?;
-            Kind::Split(groups)
+            if key == "split" { Kind::Split(groups) } else { Kind::Stall(groups) }
         }
         "bridge" => value.inline(|table| {
             let (left, right) = (table.require("left")?.members(members)?, table.require("right")?.members(members)?);
@@ -153,7 +154,9 @@ fn written(kind: &Kind) -> (&'static str, String) {
     let ms = |ms: &u64| format!("\"{}\"", tell_duration(ms * MS));
     let share = |permille: &u64| format!("\"{}\"", tell_permille(*permille));
     let value = match kind {
-        Kind::Split(groups) => format!("[{}]", groups.iter().map(|group| list(group)).collect::<Vec<_>>().join(", ")),
+        Kind::Split(groups) | Kind::Stall(groups) => {
+            format!("[{}]", groups.iter().map(|group| list(group)).collect::<Vec<_>>().join(", "))
+        }
         Kind::Bridge { left, via, right } => {
             format!("{{ left = {}, via = \"m{via}\", right = {} }}", list(left), list(right))
         }

@@ -62,6 +62,22 @@ fn mesh(table: &mut Table<'_>, scenario: &mut Scenario) -> Result<(), Mistake> {
             return Err(value.mistake("who is restored needs no spare machines".to_owned()));
         }
     }
+    if let Some(value) = table.get("candidates") {
+        scenario.candidates =
+            value.list()?.iter().map(|list| list.members(scenario.joined)).collect::<Result<_, _>>()?;
+        if scenario.candidates.iter().any(Vec::is_empty) {
+            return Err(value.mistake("each list of `candidates` must name somebody".to_owned()));
+        }
+    }
+    if let Some(value) = table.get("unlinked") {
+        let pair = |pair: &Value<'_>| match pair.members(scenario.members)?.as_slice() {
+            // Everybody is let in by the first.
+            [0, _] | [_, 0] => Err(pair.mistake("all join through m0, so it is linked with everybody".to_owned())),
+            [a, b] => Ok((*a, *b)),
+            _ => Err(pair.mistake("`unlinked` is a list of pairs such as [[\"m1\", \"m2\"]]".to_owned())),
+        };
+        scenario.unlinked = value.list()?.iter().map(pair).collect::<Result<_, _>>()?;
+    }
     if let Some(value) = table.get("profile") {
         scenario.timing = value.word(&[("local", Timing::LOCAL), ("lan", Timing::LAN), ("wan", Timing::WAN)])?;
     }
@@ -219,6 +235,10 @@ mod tests {
         assert!(two.contains("two kinds of fault"), "{two}");
         assert!(wrong("[random]\nkinds = [\"crash\", \"freeze\"]").contains("is one of"));
         assert!(wrong("[expect]\nseen = { refused = \"many\" }").starts_with("6:20: "));
+        assert!(wrong("candidates = [[\"m1\"], [\"m7\"]]").starts_with("5:24: there is no member \"m7\""));
+        assert!(wrong("candidates = [[]]").starts_with("5:14: "));
+        assert!(wrong("unlinked = [[\"m1\", \"m2\"], [\"m0\", \"m2\"]]").starts_with("5:27: all join through m0"));
+        assert!(wrong("unlinked = [[\"m1\"]]").starts_with("5:13: "));
         assert!(wrong("[clock]\ndrift-ppm = [0, 99999]").starts_with("6:17: "));
     }
 }

@@ -33,6 +33,14 @@ fn sections(scenario: &Scenario, text: &mut String) -> std::fmt::Result {
     if let Some(voters) = scenario.restored {
         writeln!(text, "restored = {voters}")?;
     }
+    if !scenario.candidates.is_empty() {
+        let lists: Vec<_> = scenario.candidates.iter().map(|members| faults::list(members)).collect();
+        writeln!(text, "candidates = [{}]", lists.join(", "))?;
+    }
+    if !scenario.unlinked.is_empty() {
+        let pairs: Vec<_> = scenario.unlinked.iter().map(|(a, b)| faults::list(&[*a, *b])).collect();
+        writeln!(text, "unlinked = [{}]", pairs.join(", "))?;
+    }
     let profiles = [("local", Timing::LOCAL), ("lan", Timing::LAN), ("wan", Timing::WAN)];
     let alike = |timing: &Timing| Timing { lease_ms: 0, margin_permille: 0, ..*timing };
     if let Some((name, _)) = profiles.iter().find(|(_, timing)| alike(timing) == alike(&scenario.timing)) {

@@ -40,7 +40,8 @@ impl World {
         let large = bytes.len() > DATAGRAM_BYTES_MAX;
         match delivery {
             Delivery::Stream => {
-                let ready = self.time + delay;
+                let stalled = self.active.stall(from, to).filter(|_| channel == Channel::Sync);
+                let ready = (self.time + delay).max(stalled.unwrap_or(0));
                 if self.network.push(from, to, channel, link, ready, bytes) {
                     self.at(ready, Due::Stream { from, to, link, channel });
                 }

@@ -93,7 +93,8 @@ impl Site {
         let switch = Switch::default();
         let (ready, serves) = oneshot::channel();
         let (stop, stopped) = oneshot::channel();
-        let options = Options { ready: Some(ready), stop: Some(stopped), switch: Some(switch.clone()), guard: None };
+        let options =
+            Options { ready: Some(ready), stop: Some(stopped), switch: Some(switch.clone()), ..Options::default() };
         let task = tokio::spawn(run(config, options));
         match serves.await {
             Ok(address) => Ok(Self { name, dir, address, switch, stop, task }),

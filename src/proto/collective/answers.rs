@@ -59,9 +59,12 @@ impl Collective {
             schema: Default::default(),
             collective: self.roster.cluster.to_string(),
             me: self.name.clone(),
+            id: self.me.to_string(),
+            incarnation: self.stamp.incarnation,
             time: time_text(self.now.wall),
             standing: self.standing,
             roster: self.roster.version.to_string(),
+            roster_hash: self.roster.hash().to_string(),
             quorum: self.votes(),
             leader: self.leader.clone(),
             no_quorum_for_ms: self.isolated_since.map(|since| millis(self.now.boot.since(since))),
@@ -116,6 +119,7 @@ impl Collective {
         let facts = self.facts.get(&id).map(|(facts, _)| facts);
         MemberStatus {
             name: member.name.clone(),
+            id: id.to_string(),
             state: state.map_or_else(|| "unknown".to_owned(), |state| state.to_string()),
             since_ms: belief.map(|belief| millis(self.now.boot.since(belief.since))),
             role: member.role,

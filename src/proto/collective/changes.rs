@@ -281,6 +281,7 @@ impl Collective {
     pub(super) fn settle_changes(&mut self) {
         let outs = self.proposer.tick(&self.roster, self.now.boot);
         self.on_proposer(outs);
+        self.handover.rest();
         while let Some(pending) = self.pending_changes.front() {
             if self.now.boot >= pending.until {
                 if let Some(pending) = self.pending_changes.pop_front() {
@@ -295,6 +296,9 @@ impl Collective {
                 return;
             }
             let change = pending.change.clone();
+            if !self.is_handed_over(&change) {
+                return;
+            }
             match self.proposer.propose(&self.roster, change, self.now.wall, self.now.boot) {
                 Ok(outs) => {
                     if let Some(pending) = self.pending_changes.front_mut() {
@@ -318,8 +322,10 @@ impl Collective {
     pub(super) fn changes_due(&self) -> Option<Instant> {
         let pending = self.pending_changes.front()?;
         let next = match self.must_wait(&pending.change) {
-            Some(NotYet::Wait { until }) if !pending.proposed => Some(until),
-            _ => None,
+            _ if pending.proposed => None,
+            Some(NotYet::Wait { until }) => Some(until),
+            Some(_) => None,
+            None => self.handover.due(),
         };
         [Some(pending.until), next, self.proposer.next_due()].into_iter().flatten().min()
     }

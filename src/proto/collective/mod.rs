@@ -12,6 +12,7 @@ mod answers;
 mod changes;
 mod event;
 mod failback;
+mod handover;
 mod imports;
 mod joining;
 mod links;
@@ -52,6 +53,7 @@ use super::time::{Instant, Now, WallTime};
 
 use changes::PendingChange;
 pub use event::{Birth, Effect, Event, Job, JobId, JoinId, Peer, RequestId, Ticket};
+use handover::Handover;
 use links::Link;
 use managers::Managers;
 use runs::Runs;
@@ -136,6 +138,7 @@ pub struct Collective {
     actor: Actor,
     acks: Acks,
     writes: Writes,
+    handover: Handover,
     managers: Managers,
     runs: Runs,
     imports: imports::Imports,
@@ -214,6 +217,7 @@ impl Collective {
             actor: birth.actor,
             acks: Acks::default(),
             writes: Writes::new(birth.quarantined),
+            handover: Handover::default(),
             managers: Managers::default(),
             runs: Runs::default(),
             imports: imports::Imports::new(),

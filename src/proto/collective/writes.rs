@@ -305,7 +305,11 @@ impl Collective {
             }
             SyncMessage::Digests { round, root, digests } => self.on_digests(from, round, root, &digests),
             SyncMessage::Changes(changes) => self.on_changes(from, &changes),
-            _ => Ok(()),
+            SyncMessage::Ask { entries } => {
+                self.on_asked(from, &entries);
+                Ok(())
+            }
+            SyncMessage::Compare { .. } | SyncMessage::Pull { .. } => Ok(()),
         };
         if let Err(error) = outcome {
             let name = self.name_of(from);
@@ -320,6 +324,14 @@ impl Collective {
             self.say(from, Message::Sync(message));
         }
         Ok(())
+    }
+
+    /// R13: a peer wants to know that this is durable here; what is missing is pulled from it.
+    fn on_asked(&mut self, from: MemberId, entries: &[ChangeId]) {
+        let has_resynced = self.links.get(&from).is_some_and(|link| link.has_resynced);
+        if has_resynced && !entries.iter().all(|id| self.documents.is_durable(id)) {
+            self.begin_resync(from);
+        }
     }
 
     fn on_changes(&mut self, from: MemberId, changes: &sync::Changes) -> Result<(), SyncError> {
@@ -386,6 +398,7 @@ impl Collective {
         for id in done {
             if let Some(link) = self.links.get_mut(&id) {
                 link.has_resynced = true;
+                self.handover.on_resynced(id, link.resync.round(), self.now.boot);
             }
             self.resynced.insert(id);
             let name = self.name_of(id);

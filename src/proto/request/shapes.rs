@@ -91,12 +91,21 @@ pub struct Status {
     /// Who says so; none on a member that was removed.
     #[serde(rename = "self")]
     pub me: Option<MemberName>,
+    /// The enrolment that says so: another one when the member was invited again.
+    #[serde(default)]
+    pub id: String,
+    /// The counter that this enrolment raised last: at its start, or to refute that it is down.
+    #[serde(default)]
+    pub incarnation: u64,
     /// When, RFC 3339 UTC.
     pub time: String,
     /// How far this session has come.
     pub standing: Standing,
     /// The roster in force, as `generation.epoch`.
     pub roster: String,
+    /// The SHA-256 of that roster: the same on every member that has it.
+    #[serde(default)]
+    pub roster_hash: String,
     /// The vote count.
     pub quorum: Votes,
     /// The lowest-named live voter; none without quorum.
@@ -153,6 +162,9 @@ pub struct DataSummary {
 pub struct MemberStatus {
     /// The name.
     pub name: MemberName,
+    /// The enrolment: another one when the member was invited again.
+    #[serde(default)]
+    pub id: String,
     /// `alive`, `suspect`, `down` or `left`.
     pub state: String,
     /// Since how many milliseconds; none for what was never seen.

@@ -59,6 +59,12 @@ impl Acks {
         members.filter(|(_, seq)| **seq >= id.seq).map(|(member, _)| *member).collect()
     }
 
+    /// Returns whether a change is durable on another member, as far as that one said.
+    pub fn is_durable_on(&self, member: MemberId, id: &ChangeId) -> bool {
+        let members = self.0.get(&(id.shard, id.generation, id.actor));
+        members.and_then(|members| members.get(&member)).is_some_and(|seq| *seq >= id.seq)
+    }
+
     /// Forgets a member that was removed from the roster.
     pub fn forget(&mut self, member: MemberId) {
         self.0.retain(|_, members| {

@@ -20,8 +20,8 @@ const INFLATED_BYTES_MAX: usize = BODY_BYTES_MAX;
 pub(super) const SENT_BYTES: usize = 128 * 1024;
 /// Bodies shorter than this are not worth deflating.
 const DEFLATE_BYTES_MIN: usize = 512;
-/// Entries in one message of durable changes; each takes some 30 bytes.
-const DURABLE_ENTRIES_MAX: usize = 4_000;
+/// Entries in one message that says or asks what is durable; each takes some 30 bytes.
+const ENTRIES_MAX: usize = 4_000;
 
 // A single change always fits, so every pull can go on.
 const _: () = assert!(CHANGE_BYTES_MAX + 4 <= BODY_BYTES_MAX && SENT_BYTES <= BODY_BYTES_MAX);
@@ -103,6 +103,13 @@ pub enum SyncMessage {
         #[n(0)]
         entries: Vec<ChangeId>,
     },
+    /// Asks what is durable at the receiver of these entries' actors. [`SyncMessage::Durable`] answers it.
+    #[n(5)]
+    Ask {
+        /// The last change of each actor that the asker wants to be sure of.
+        #[n(0)]
+        entries: Vec<ChangeId>,
+    },
 }
 
 impl SyncMessage {
@@ -138,7 +145,13 @@ impl SyncMessage {
             .into_iter()
             .map(|((shard, generation, actor), seq)| ChangeId { shard, generation, actor, seq })
             .collect();
-        entries.chunks(DURABLE_ENTRIES_MAX).map(|entries| Self::Durable { entries: entries.to_vec() }).collect()
+        entries.chunks(ENTRIES_MAX).map(|entries| Self::Durable { entries: entries.to_vec() }).collect()
+    }
+
+    /// Makes messages that ask what of this is durable at the receiver.
+    pub fn ask(entries: Vec<ChangeId>) -> impl Iterator<Item = Self> {
+        let chunks: Vec<_> = entries.chunks(ENTRIES_MAX).map(<[_]>::to_vec).collect();
+        chunks.into_iter().map(|entries| Self::Ask { entries })
     }
 }
 

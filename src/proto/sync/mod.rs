@@ -13,6 +13,12 @@
 //! A -> B  Pull { round, shard, vector }         after those changes were applied
 //! B -> A  Changes { round, shard, more: false }
 //! ```
+//! Whoever must know what is durable at a peer (R13) asks it:
+//!
+//! ```text
+//! A -> B  Ask { entries }
+//! B -> A  Durable { entries }                   what B holds of them
+//! ```
 //! New changes are pushed in frames of round 0 as soon as they are durable at their author; a gap is healed by a pull.
 
 mod acks;
@@ -70,6 +76,11 @@ impl Resync {
             in_flight: BTreeMap::new(),
         };
         (resync, SyncMessage::Compare { round, root: documents.root() })
+    }
+
+    /// Returns the number of this comparison.
+    pub fn round(&self) -> u64 {
+        self.round
     }
 
     /// Takes the peer's digests and pulls what differs. Digests of another round are ignored.
@@ -221,6 +232,16 @@ pub fn answer(question: &SyncMessage, documents: &Documents) -> Option<SyncMessa
         SyncMessage::Pull { round, shard, generation, vector } => {
             let missing = documents.missing(*shard, *generation, vector, frame::SENT_BYTES);
             Some(SyncMessage::Changes(Changes::of_pull(*round, *shard, documents.generation(*shard), missing)))
+        }
+        SyncMessage::Ask { entries } => {
+            let here = |id: &ChangeId| {
+                let seq = documents
+                    .vector(id.shard)
+                    .get(&id.actor)
+                    .filter(|_| documents.generation(id.shard) == id.generation);
+                seq.map(|seq| ChangeId { seq: *seq, ..*id })
+            };
+            Some(SyncMessage::Durable { entries: entries.iter().filter_map(here).collect() })
         }
         _ => None,
     }

@@ -101,7 +101,7 @@ impl Link {
                 self.send(1 - to, step.send);
             }
             SyncMessage::Durable { entries } => site.acks.on_durable(from, &entries),
-            SyncMessage::Compare { .. } | SyncMessage::Pull { .. } => {}
+            SyncMessage::Compare { .. } | SyncMessage::Pull { .. } | SyncMessage::Ask { .. } => {}
         }
         true
     }
@@ -438,6 +438,25 @@ fn what_a_peer_holds_is_known_after_a_meeting_whether_or_not_anything_differed()
 }
 
 #[test]
+fn who_is_asked_says_what_of_it_is_durable_there() {
+    // R13.
+    let (mut a, b) = (Site::new(1), Site::new(2));
+    let first = a.set("n1", "custom.x", "1").remove(0).id;
+    let second = a.set("n1", "custom.x", "2").remove(0).id;
+    let ask = |site: &Site, id: ChangeId| {
+        let question = SyncMessage::ask(vec![id]).next().expect("a question");
+        match answer(&question, &site.documents) {
+            Some(SyncMessage::Durable { entries }) => entries,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(ask(&a, first), vec![second], "all of its author's changes up to the last");
+    assert_eq!(ask(&a, ChangeId { generation: Generation(1), ..first }), vec![], "of another generation");
+    assert_eq!(ask(&b, first), vec![]);
+    assert_eq!(SyncMessage::ask(vec![first; 4_001]).count(), 2, "no frame is too long");
+}
+
+#[test]
 fn a_difference_is_compared_when_it_outlives_two_rounds() {
     let mut watch = Watch::default();
     let (mine, theirs) = ([1; 8], [2; 8]);
@@ -457,6 +476,7 @@ fn every_message_reads_back_from_its_frame() {
     messages.extend(SyncMessage::durable([id]));
     messages.push(SyncMessage::Compare { round: 1, root: [1; 8] });
     messages.push(SyncMessage::Digests { round: 1, root: [1; 8], digests: vec![1; 520] });
+    messages.extend(SyncMessage::ask(vec![id]));
     let vector = Vector::from([(a.actor(), 7)]);
     messages.push(SyncMessage::Pull { round: 1, shard: id.shard, generation: Generation(0), vector });
     for message in messages {

@@ -1,0 +1,172 @@
+//! Load: what administrators ask while things break.
+
+use std::time::Duration;
+
+use collective::proto::name::MemberName;
+use collective::proto::request::{ErrorCode, Request, Response};
+
+use super::drive::{Director, WITHIN};
+use super::stage::Write;
+use crate::check::Rule;
+use crate::fault::{Kind, MS};
+use crate::mix::Purpose;
+use crate::scenario::Load;
+use crate::site::name;
+use crate::trace::Seen;
+use crate::workload::Outcome;
+
+impl Director {
+    /// Asks at random times until the end.
+    pub(super) fn start_load(&self, load: Load, end: u64) {
+        if load.every_ms > 0 {
+            let director = self.clone();
+            self.aside(async move {
+                for turn in 1.. {
+                    let draw =
+                        |mix: crate::mix::Mix| mix.range(Purpose::Workload, turn << 8, 1, 2 * load.every_ms * MS);
+                    if !director.rest(draw, end).await {
+                        return;
+                    }
+                    director.work(turn, load.moves);
+                }
+            });
+        }
+        if load.actions_every_ms > 0 {
+            let director = self.clone();
+            self.aside(async move {
+                for turn in 1.. {
+                    let draw = |mix: crate::mix::Mix| {
+                        let mix = mix.fork(Purpose::Job, turn);
+                        mix.range(Purpose::Job, 2, 1, 2 * load.actions_every_ms * MS)
+                    };
+                    if !director.rest(draw, end).await {
+                        return;
+                    }
+                    director.act_now(turn);
+                }
+            });
+        }
+    }
+
+    /// Waits for as long as is drawn; returns whether the load goes on.
+    async fn rest(&self, draw: impl Fn(crate::mix::Mix) -> u64, end: u64) -> bool {
+        let pause = draw(self.stage.lock().mix);
+        tokio::time::sleep(Duration::from_nanos(pause)).await;
+        let state = self.stage.lock();
+        !state.is_over() && state.time() < end
+    }
+
+    /// Writes one attribute of its own through a member; what becomes of it is in the ledger, and returned.
+    pub(super) async fn write(&self, at: usize, node: usize) -> Outcome {
+        let (number, life, request) = {
+            let mut state = self.stage.lock();
+            let number = state.writes.len();
+            let (key, value) = (format!("custom.w{number}"), format!("v{number}"));
+            let node = state.nodes[node].0.clone();
+            state.count("write");
+            let request = crate::step::set(node.as_str(), &format!("{key}={value}"));
+            state.writes.push(Write { node, key, value, outcome: None });
+            (number, state.sites[at].life, request)
+        };
+        let response = self.ask(at, request, WITHIN).await;
+        let mut state = self.stage.lock();
+        let outcome = response.as_ref().map_or(Outcome::Unknown, outcome_of);
+        let key = state.writes[number].key.clone();
+        match &outcome {
+            Outcome::Done => {
+                state.count("acknowledged");
+                let voters = crate::step::Shown::voters_at(&*state, at);
+                state.note_grants(true);
+                // On whose disks it is cannot be seen from outside.
+                state.note(Some(at), Seen::Acknowledged { write: key, copies: None, voters });
+            }
+            Outcome::Refused(code) => {
+                state.count("refused");
+                let what = format!("the write of {key}");
+                state.note(Some(at), Seen::Answered { what, answer: format!("refused, {code:?}") });
+            }
+            Outcome::Unknown => {
+                state.count("unknown");
+                let what = format!("the write of {key}");
+                state.note(Some(at), Seen::Answered { what, answer: "nobody knows".to_owned() });
+            }
+        }
+        let stood_still = state.faults.iter().any(|fault| fault.kind == Kind::Pause(at));
+        if response.is_none() && state.lives(at, life) && state.sites[at].is_awake() && !stood_still {
+            state.violate(Rule::Answered, format!("m{at} never answered write {number}"));
+        }
+        state.writes[number].outcome = Some(outcome.clone());
+        outcome
+    }
+
+    /// Asks something whose answer nobody looks at.
+    pub(super) fn ask_aside(&self, at: usize, request: Request) {
+        let director = self.clone();
+        self.aside(async move { drop(director.ask(at, request, WITHIN).await) });
+    }
+
+    /// One turn of the random load.
+    fn work(&self, turn: u64, moves: bool) {
+        let mut state = self.stage.lock();
+        let mix = state.mix.fork(Purpose::Workload, turn);
+        let draw = |index| mix.bits(Purpose::Workload, index) as usize;
+        let awake: Vec<_> = (0..state.sites.len()).filter(|at| state.is_member(*at)).collect();
+        if awake.is_empty() || state.nodes.is_empty() {
+            return;
+        }
+        let at = awake[draw(0) % awake.len()];
+        let node = draw(1) % state.nodes.len();
+        let (nodes, candidates) = (state.nodes[node].0.to_string(), state.nodes[node].1.clone());
+        let kind = if moves { draw(2) % 20 } else { 19 };
+        let member_of = |number: usize| MemberName::new(&name(number)).ok();
+        let request = match kind {
+            0 | 1 => {
+                member_of(candidates[draw(3) % candidates.len()]).map(|to| Request::Move { nodes, to, dry_run: false })
+            }
+            2 => member_of(draw(3) % state.sites.len())
+                .map(|member| Request::Drain { member, drain: draw(4).is_multiple_of(2) }),
+            3 => Some(Request::Status),
+            4 => Some(Request::Managers { nodes: None, why: true }),
+            _ => None,
+        };
+        if request.is_some() {
+            state.count("other request");
+        }
+        drop(state);
+        match request {
+            Some(request) => self.ask_aside(at, request),
+            None => {
+                let director = self.clone();
+                self.aside(async move {
+                    director.write(at, node).await;
+                });
+            }
+        }
+    }
+
+    /// Asks anybody to run an action on a node.
+    fn act_now(&self, turn: u64) {
+        let (at, node) = {
+            let state = self.stage.lock();
+            let mix = state.mix.fork(Purpose::Job, turn);
+            let awake: Vec<_> = (0..state.sites.len()).filter(|at| state.is_member(*at)).collect();
+            if awake.is_empty() || state.nodes.is_empty() {
+                return;
+            }
+            let node = mix.bits(Purpose::Job, 1) as usize % state.nodes.len();
+            (awake[mix.bits(Purpose::Job, 0) as usize % awake.len()], state.nodes[node].0.to_string())
+        };
+        self.ask_aside(at, crate::step::run_action(&node));
+    }
+}
+
+/// Returns what an answer says of a request.
+pub(super) fn outcome_of(response: &Response) -> Outcome {
+    match response {
+        Response::Error(refused) => match refused.error.code {
+            ErrorCode::Indeterminate | ErrorCode::TimedOut => Outcome::Unknown,
+            code => Outcome::Refused(code),
+        },
+        _ => Outcome::Done,
+    }
+}
