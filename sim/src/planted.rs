@@ -160,7 +160,7 @@ const TABLE: &[Find] = &[
     Find::new(Bug::NoMargin, "random", 0..20, 0, Rule::LockDown, 0.7),
     Find::new(Bug::CountedFromAnswer, "random", 0..20, 0, Rule::LockDown, 0.9),
     Find::new(Bug::UnconfirmedClaims, "random", 0..20, 2, Rule::OneManager, 1.6),
-    Find::new(Bug::ActingIsCached, "random", 0..40, 21, Rule::OneManager, 4.3),
+    Find::new(Bug::ActingIsCached, "random", 0..60, 21, Rule::OneManager, 2.1),
     Find::new(Bug::NoQuietStart, "forgetful", 0..10, 0, Rule::OneManager, 0.1),
     Find::new(Bug::RemovedGoesOn, "deleted-while-away", 0..10, 0, Rule::Convergence, 0.1),
     Find::new(Bug::NoAmnesiaGuard, "old-disk", 0..40, 0, Rule::OneRoster, 0.2),
