@@ -174,7 +174,7 @@ const TABLE: &[Find] = &[
     Find::new(Bug::ShrinkingQuorum, "random", 0..10, 0, Rule::LockDown, 0.6),
     Find::new(Bug::NoResync, "random", 0..20, 0, Rule::NothingLost, 0.7),
     Find::new(Bug::RemovedAuthorsRefused, "random", 0..20, 0, Rule::Convergence, 0.9),
-    Find::new(Bug::RequestsInAnyOrder, "overtaken", 0..40, 1, Rule::Convergence, 0.4),
+    Find::new(Bug::RequestsInAnyOrder, "overtaken", 0..120, 46, Rule::Convergence, 0.6),
     Find::new(Bug::IncarnationTooEarly, "random", 0..20, 0, Rule::Incarnation, 0.7),
     Find::new(Bug::RosterNotStored, "random", 0..20, 0, Rule::OneRoster, 0.7),
     Find::new(Bug::BadCandidateStops, "bad-candidate", 0..10, 0, Rule::BoundedTime, 0.1),
