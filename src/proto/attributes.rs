@@ -24,9 +24,9 @@ pub const GROUPS: &str = "groups";
 /// The group that every node is in, after all others. It needs no definition and cannot be removed.
 pub const EVERYTHING: &str = "everything";
 
-/// What has attributes.
+/// Who owns attributes that people read and write.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
-pub enum Entity {
+pub enum Owner {
     /// A managed machine.
     #[n(0)]
     Node(#[n(0)] NodeName),
@@ -35,7 +35,7 @@ pub enum Entity {
     Group(#[n(0)] GroupName),
 }
 
-impl Entity {
+impl Owner {
     /// Returns whether the store has it. The group `everything` is always there.
     pub fn exists(&self, source: &impl Source) -> bool {
         match self {
@@ -61,7 +61,7 @@ impl Entity {
     }
 }
 
-impl fmt::Display for Entity {
+impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Node(name) => write!(f, "node {name}"),
@@ -100,14 +100,14 @@ pub fn group_exists(source: &impl Source, group: &GroupName) -> bool {
 #[error("{}{problem}", place(entity.as_ref(), attribute.as_deref()))]
 pub struct AttributeError {
     /// Whose attribute, when the problem is with one.
-    pub entity: Option<Entity>,
+    pub entity: Option<Owner>,
     /// Which attribute, when the problem is with one.
     pub attribute: Option<String>,
     /// What is wrong.
     pub problem: Problem,
 }
 
-fn place(entity: Option<&Entity>, attribute: Option<&str>) -> String {
+fn place(entity: Option<&Owner>, attribute: Option<&str>) -> String {
     match (entity, attribute) {
         (Some(entity), Some(attribute)) => format!("{entity}, {attribute}: "),
         (Some(entity), None) => format!("{entity}: "),
@@ -201,11 +201,11 @@ impl AttributeError {
         Self { entity: None, attribute: Some(attribute.chars().take(80).collect()), problem }
     }
 
-    fn on(entity: &Entity, problem: Problem) -> Self {
+    fn on(entity: &Owner, problem: Problem) -> Self {
         Self { entity: Some(entity.clone()), attribute: None, problem }
     }
 
-    fn at(entity: &Entity, attribute: &str, problem: Problem) -> Self {
+    fn at(entity: &Owner, attribute: &str, problem: Problem) -> Self {
         Self { entity: Some(entity.clone()), ..Self::of(attribute, problem) }
     }
 }
@@ -255,18 +255,18 @@ pub(crate) mod testing {
         pub(crate) fn apply(&mut self, changes: &[Change]) {
             for (entity, attribute, value) in changes {
                 match (entity, value) {
-                    (Entity::Node(name), Some(value)) => {
+                    (Owner::Node(name), Some(value)) => {
                         self.nodes.entry(name.clone()).or_default().insert(attribute.clone(), value.clone());
                     }
-                    (Entity::Group(name), Some(value)) => {
+                    (Owner::Group(name), Some(value)) => {
                         self.groups.entry(name.clone()).or_default().insert(attribute.clone(), value.clone());
                     }
-                    (Entity::Node(name), None) if attribute == PRESENT => drop(self.nodes.remove(name)),
-                    (Entity::Group(name), None) if attribute == PRESENT => drop(self.groups.remove(name)),
-                    (Entity::Node(name), None) => {
+                    (Owner::Node(name), None) if attribute == PRESENT => drop(self.nodes.remove(name)),
+                    (Owner::Group(name), None) if attribute == PRESENT => drop(self.groups.remove(name)),
+                    (Owner::Node(name), None) => {
                         self.nodes.get_mut(name).map(|attributes| attributes.remove(attribute));
                     }
-                    (Entity::Group(name), None) => {
+                    (Owner::Group(name), None) => {
                         self.groups.get_mut(name).map(|attributes| attributes.remove(attribute));
                     }
                 }
@@ -305,11 +305,11 @@ pub(crate) mod testing {
         }
     }
 
-    pub(crate) fn node(name: &str) -> Entity {
-        Entity::Node(NodeName::new(name).expect("a test's name"))
+    pub(crate) fn node(name: &str) -> Owner {
+        Owner::Node(NodeName::new(name).expect("a test's name"))
     }
 
-    pub(crate) fn group(name: &str) -> Entity {
-        Entity::Group(GroupName::new(name).expect("a test's name"))
+    pub(crate) fn group(name: &str) -> Owner {
+        Owner::Group(GroupName::new(name).expect("a test's name"))
     }
 }

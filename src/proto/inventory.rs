@@ -9,7 +9,7 @@ mod csv;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::attributes::plan::Draft;
-use super::attributes::{Assignment, AttributeError, Change, EVERYTHING, Entity, GROUPS, Source};
+use super::attributes::{Assignment, AttributeError, Change, EVERYTHING, Owner, GROUPS, Source};
 use super::name::{AttributeName, GroupName, NameError, NodeName};
 use super::request::ImportFormat;
 use super::schema;
@@ -28,7 +28,7 @@ pub struct Plan {
     /// The nodes, each with its groups in order of precedence.
     pub nodes: BTreeMap<NodeName, Vec<GroupName>>,
     /// Values of attributes.
-    pub assignments: BTreeMap<Entity, BTreeMap<AttributeName, String>>,
+    pub assignments: BTreeMap<Owner, BTreeMap<AttributeName, String>>,
     /// What was left out, and why.
     pub warnings: Vec<String>,
 }
@@ -101,10 +101,10 @@ pub fn parse(format: ImportFormat, document: &str) -> Result<Plan, InventoryErro
 pub fn changes(source: &impl Source, plan: &Plan, known: &BTreeSet<GroupName>) -> Result<Vec<Change>, AttributeError> {
     let mut draft = Draft::new(source).knowing(known);
     for group in &plan.groups {
-        draft.define(&Entity::Group(group.clone()));
+        draft.define(&Owner::Group(group.clone()));
     }
     for (node, groups) in &plan.nodes {
-        let entity = Entity::Node(node.clone());
+        let entity = Owner::Node(node.clone());
         draft.define(&entity);
         if let (false, Ok(attribute)) = (groups.is_empty(), AttributeName::new(GROUPS)) {
             let items = groups.iter().map(ToString::to_string).collect();
@@ -125,7 +125,7 @@ impl Plan {
     /// when all is taken.
     pub fn take_part(&mut self, nodes: usize) -> Option<Self> {
         let mut part = Self { groups: std::mem::take(&mut self.groups), ..Self::default() };
-        while let Some(entry) = self.assignments.last_entry().filter(|entry| matches!(entry.key(), Entity::Group(_))) {
+        while let Some(entry) = self.assignments.last_entry().filter(|entry| matches!(entry.key(), Owner::Group(_))) {
             let (group, attributes) = entry.remove_entry();
             part.assignments.insert(group, attributes);
         }
@@ -133,7 +133,7 @@ impl Plan {
             while part.nodes.len() < nodes
                 && let Some((node, groups)) = self.nodes.pop_first()
             {
-                let entity = Entity::Node(node.clone());
+                let entity = Owner::Node(node.clone());
                 part.assignments.extend(self.assignments.remove_entry(&entity));
                 part.nodes.insert(node, groups);
             }
@@ -144,7 +144,7 @@ impl Plan {
     /// Takes a variable in: under its own name where that is an attribute, else under `custom`.
     ///
     /// What must not be stored in clear, and what is no name, is left out with a warning.
-    fn set(&mut self, entity: &Entity, key: &str, value: String, place: &str) -> Result<(), InventoryError> {
+    fn set(&mut self, entity: &Owner, key: &str, value: String, place: &str) -> Result<(), InventoryError> {
         let name = schema::canonical(key);
         let name = match name {
             _ if schema::is_sealed(name) || is_secret(key) => {

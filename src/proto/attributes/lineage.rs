@@ -174,25 +174,25 @@ mod tests {
     use serde_json::Value;
 
     use super::super::testing::{Memory, group, node};
-    use super::super::{Entity, parse_assignment, parse_clear, plan, plan_define, plan_remove};
+    use super::super::{Owner, parse_assignment, parse_clear, plan, plan_define, plan_remove};
     use super::*;
     use crate::proto::noderange;
 
-    fn set(memory: &mut Memory, entity: Entity, assignments: &[&str]) {
+    fn set(memory: &mut Memory, entity: Owner, assignments: &[&str]) {
         let assignments: Vec<_> =
             assignments.iter().map(|text| parse_assignment(text).expect("an assignment")).collect();
         let changes = plan(memory, &[entity], &assignments).expect("a valid plan");
         memory.apply(&changes);
     }
 
-    fn define(memory: &mut Memory, entities: &[Entity], assignments: &[&str]) {
+    fn define(memory: &mut Memory, entities: &[Owner], assignments: &[&str]) {
         let assignments: Vec<_> =
             assignments.iter().map(|text| parse_assignment(text).expect("an assignment")).collect();
         let changes = plan_define(memory, entities, &assignments).expect("a valid plan");
         memory.apply(&changes);
     }
 
-    fn clear(memory: &mut Memory, entity: Entity, name: &str) {
+    fn clear(memory: &mut Memory, entity: Owner, name: &str) {
         let changes = plan(memory, &[entity], &[parse_clear(name).expect("a name")]).expect("a valid plan");
         memory.apply(&changes);
     }

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::lineage::listed;
-use super::{AttributeError, EVERYTHING, Entity, GROUPS, PRESENT, Problem, Source, check_name};
+use super::{AttributeError, EVERYTHING, Owner, GROUPS, PRESENT, Problem, Source, check_name};
 use crate::proto::name::{AttributeName, GroupName, MemberName};
 use crate::proto::{noderange, schema};
 
 /// One change of one attribute: whose, which, and its new value, or nothing to clear it.
-pub type Change = (Entity, String, Option<String>);
+pub type Change = (Owner, String, Option<String>);
 
 /// One thing to do with one attribute, as typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,7 +82,7 @@ pub fn parse_clear(text: &str) -> Result<Assignment, AttributeError> {
 /// [`AttributeError`] that names the first node or group, and its attribute, that cannot be changed so.
 pub fn plan(
     source: &impl Source,
-    targets: &[Entity],
+    targets: &[Owner],
     assignments: &[Assignment],
 ) -> Result<Vec<Change>, AttributeError> {
     let mut draft = Draft::new(source);
@@ -102,7 +102,7 @@ pub fn plan(
 /// [`Problem::Exists`] for the first that is defined already, and everything that [`plan`] refuses.
 pub fn plan_define(
     source: &impl Source,
-    targets: &[Entity],
+    targets: &[Owner],
     assignments: &[Assignment],
 ) -> Result<Vec<Change>, AttributeError> {
     let mut draft = Draft::new(source);
@@ -126,12 +126,12 @@ pub fn plan_define(
 ///
 /// # Errors
 /// [`Problem::NoSuchEntity`] for the first that is not defined, [`Problem::Everything`] for that group.
-pub fn plan_remove(source: &impl Source, targets: &[Entity]) -> Result<Vec<Change>, AttributeError> {
+pub fn plan_remove(source: &impl Source, targets: &[Owner]) -> Result<Vec<Change>, AttributeError> {
     let mut draft = Draft::new(source);
     let mut groups = BTreeSet::new();
     for target in targets {
         draft.check_defined(target)?;
-        if let Entity::Group(group) = target {
+        if let Owner::Group(group) = target {
             if group.as_str() == EVERYTHING {
                 return Err(AttributeError::on(target, Problem::Everything));
             }
@@ -143,7 +143,7 @@ pub fn plan_remove(source: &impl Source, targets: &[Entity]) -> Result<Vec<Chang
             let mut list = listed(source.node_attribute(node, GROUPS).unwrap_or_default());
             if list.iter().any(|group| groups.contains(group)) {
                 list.retain(|group| !groups.contains(group));
-                draft.put_groups(&Entity::Node(node.clone()), &list);
+                draft.put_groups(&Owner::Node(node.clone()), &list);
             }
         }
     }
@@ -185,7 +185,7 @@ pub(in crate::proto) struct Draft<'a, S> {
     source: &'a S,
     /// Groups that are about to be defined by others.
     known: Option<&'a BTreeSet<GroupName>>,
-    changed: BTreeMap<Entity, BTreeMap<String, Option<String>>>,
+    changed: BTreeMap<Owner, BTreeMap<String, Option<String>>>,
 }
 
 impl<'a, S: Source> Draft<'a, S> {
@@ -199,14 +199,14 @@ impl<'a, S: Source> Draft<'a, S> {
     }
 
     /// Makes a node or group exist.
-    pub(in crate::proto) fn define(&mut self, entity: &Entity) {
+    pub(in crate::proto) fn define(&mut self, entity: &Owner) {
         if !entity.exists(self.source) {
             self.put(entity, PRESENT, Some("1".to_owned()));
         }
     }
 
     /// Removes a node or group, and clears its attributes so that they do not return with its name.
-    fn remove(&mut self, entity: &Entity) {
+    fn remove(&mut self, entity: &Owner) {
         for (name, _) in entity.all_own(self.source) {
             self.put(entity, name, None);
         }
@@ -215,7 +215,7 @@ impl<'a, S: Source> Draft<'a, S> {
     }
 
     /// Makes one assignment on one node or group.
-    pub(in crate::proto) fn assign(&mut self, entity: &Entity, assignment: &Assignment) -> Result<(), AttributeError> {
+    pub(in crate::proto) fn assign(&mut self, entity: &Owner, assignment: &Assignment) -> Result<(), AttributeError> {
         let (attribute, value) = match assignment {
             Assignment::Clear { pattern } => {
                 self.clear(entity, pattern);
@@ -240,7 +240,7 @@ impl<'a, S: Source> Draft<'a, S> {
         schema::check_value(attribute, &value)
             .map_err(|rule| AttributeError::at(entity, attribute, Problem::Value { value: excerpt(&value), rule }))?;
         match attribute {
-            GROUPS if matches!(entity, Entity::Group(_)) => {
+            GROUPS if matches!(entity, Owner::Group(_)) => {
                 Err(AttributeError::at(entity, attribute, Problem::Misplaced("only nodes have groups")))
             }
             GROUPS => {
@@ -280,14 +280,14 @@ impl<'a, S: Source> Draft<'a, S> {
     }
 
     /// Returns a value as it would be after what was decided so far.
-    pub(in crate::proto) fn own(&self, entity: &Entity, attribute: &str) -> Option<&str> {
+    pub(in crate::proto) fn own(&self, entity: &Owner, attribute: &str) -> Option<&str> {
         match self.changed.get(entity).and_then(|attributes| attributes.get(attribute)) {
             Some(value) => value.as_deref(),
             None => entity.own(self.source, attribute),
         }
     }
 
-    fn put(&mut self, entity: &Entity, attribute: &str, value: Option<String>) {
+    fn put(&mut self, entity: &Owner, attribute: &str, value: Option<String>) {
         if !self.changed.contains_key(entity) {
             self.changed.insert(entity.clone(), BTreeMap::new());
         }
@@ -296,17 +296,17 @@ impl<'a, S: Source> Draft<'a, S> {
         }
     }
 
-    fn put_groups(&mut self, entity: &Entity, groups: &[GroupName]) {
+    fn put_groups(&mut self, entity: &Owner, groups: &[GroupName]) {
         let list: Vec<&str> = groups.iter().map(GroupName::as_str).collect();
         self.put(entity, GROUPS, Some(list.join(",")).filter(|list| !list.is_empty()));
     }
 
-    fn items(&self, entity: &Entity, attribute: &str) -> Vec<String> {
+    fn items(&self, entity: &Owner, attribute: &str) -> Vec<String> {
         let list = self.own(entity, attribute).unwrap_or_default();
         list.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
     }
 
-    fn clear(&mut self, entity: &Entity, pattern: &str) {
+    fn clear(&mut self, entity: &Owner, pattern: &str) {
         let is_pattern = pattern.contains('*');
         let mut names: BTreeSet<String> = entity.all_own(self.source).map(|(name, _)| name.to_owned()).collect();
         names.extend(self.changed.get(entity).into_iter().flatten().map(|(name, _)| name.clone()));
@@ -317,7 +317,7 @@ impl<'a, S: Source> Draft<'a, S> {
     }
 
     /// A name to clear must be an attribute, or one of the targets must have it from another version.
-    fn check_clears(&self, targets: &[Entity], assignments: &[Assignment]) -> Result<(), AttributeError> {
+    fn check_clears(&self, targets: &[Owner], assignments: &[Assignment]) -> Result<(), AttributeError> {
         for assignment in assignments {
             let Assignment::Clear { pattern } = assignment else { continue };
             let is_set = || targets.iter().any(|target| target.own(self.source, pattern).is_some());
@@ -329,24 +329,24 @@ impl<'a, S: Source> Draft<'a, S> {
         Ok(())
     }
 
-    fn check_defined(&self, entity: &Entity) -> Result<(), AttributeError> {
+    fn check_defined(&self, entity: &Owner) -> Result<(), AttributeError> {
         if entity.exists(self.source) {
             return Ok(());
         }
         let nearest = match entity {
-            Entity::Node(node) => schema::nearest(node.as_str(), self.source.nodes().map(|node| node.as_str())),
-            Entity::Group(group) => schema::nearest(group.as_str(), self.source.groups().map(GroupName::as_str)),
+            Owner::Node(node) => schema::nearest(node.as_str(), self.source.nodes().map(|node| node.as_str())),
+            Owner::Group(group) => schema::nearest(group.as_str(), self.source.groups().map(GroupName::as_str)),
         };
         Err(AttributeError::on(entity, Problem::NoSuchEntity { nearest: nearest.map(str::to_owned) }))
     }
 
     /// A group that a node is put into must be defined, here or in this very plan.
-    fn check_group(&self, entity: &Entity, word: &str) -> Result<(), AttributeError> {
+    fn check_group(&self, entity: &Owner, word: &str) -> Result<(), AttributeError> {
         let is_defined = GroupName::new(word).is_ok_and(|name| {
             if self.known.is_some_and(|known| known.contains(&name)) {
                 return true;
             }
-            let group = Entity::Group(name);
+            let group = Owner::Group(name);
             group.exists(self.source) || self.changed.get(&group).is_some_and(|changed| changed.contains_key(PRESENT))
         });
         if is_defined {
@@ -379,7 +379,7 @@ mod tests {
         texts.iter().map(|text| parse_assignment(text).expect("an assignment")).collect()
     }
 
-    fn change(entity: Entity, attribute: &str, value: Option<&str>) -> Change {
+    fn change(entity: Owner, attribute: &str, value: Option<&str>) -> Change {
         (entity, attribute.to_owned(), value.map(str::to_owned))
     }
 

@@ -8,7 +8,7 @@ use super::managers::{DRAIN, record_of};
 use super::refusals::{refuse_attribute, refuse_range};
 use super::writes::Then;
 use super::{Collective, RequestId};
-use crate::proto::attributes::{self, Assignment, Entity as Owner, Source};
+use crate::proto::attributes::{self, Assignment, Owner, Source};
 use crate::proto::document::{Entity, PRESENT, Put};
 use crate::proto::election::Record;
 use crate::proto::name::{AttributeName, GroupName, MemberName, NodeName};

@@ -138,7 +138,7 @@ pub struct ChangeId {
     pub seq: u64,
 }
 
-/// What has attributes.
+/// What the keys of a document are about: an [`Owner`](crate::proto::attributes::Owner), or the collective itself.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Entity {
     /// A managed machine.

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value};
 
 use super::{InventoryError, InventoryProblem, Plan};
-use crate::proto::attributes::{EVERYTHING, Entity};
+use crate::proto::attributes::{EVERYTHING, Owner};
 use crate::proto::name::{GroupName, NodeName};
 
 const ALL: &str = "all";
@@ -57,7 +57,7 @@ pub fn parse_ansible(text: &str) -> Result<Plan, InventoryError> {
             plan.groups.insert(entity.clone());
         }
         if let Some(vars) = group.vars {
-            set_all(&mut plan, &Entity::Group(entity), vars, &member(&path, "vars"))?;
+            set_all(&mut plan, &Owner::Group(entity), vars, &member(&path, "vars"))?;
         }
     }
     join_groups(&mut plan, &groups, &depths)?;
@@ -192,12 +192,12 @@ fn read_host_variables(plan: &mut Plan, document: &Map<String, Value>) -> Result
     for (host, vars) in object(variables, &path)? {
         let path = member(&path, host);
         let node = plan.add_node(host, &path)?;
-        set_all(plan, &Entity::Node(node), object(vars, &path)?, &path)?;
+        set_all(plan, &Owner::Node(node), object(vars, &path)?, &path)?;
     }
     Ok(())
 }
 
-fn set_all(plan: &mut Plan, entity: &Entity, vars: &Map<String, Value>, path: &str) -> Result<(), InventoryError> {
+fn set_all(plan: &mut Plan, entity: &Owner, vars: &Map<String, Value>, path: &str) -> Result<(), InventoryError> {
     for (key, value) in vars {
         let place = member(path, key);
         let value = match value {
@@ -264,7 +264,7 @@ mod tests {
         groups.iter().map(GroupName::as_str).collect::<Vec<_>>().join(",")
     }
 
-    fn values(plan: &Plan, entity: &Entity) -> Vec<String> {
+    fn values(plan: &Plan, entity: &Owner) -> Vec<String> {
         plan.assignments[entity].iter().map(|(name, value)| format!("{name}={value}")).collect()
     }
 

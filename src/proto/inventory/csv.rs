@@ -1,7 +1,7 @@
 //! CSV: a header line `node,groups,ATTRIBUTE...` and a line a node; fields are quoted as in RFC 4180.
 
 use super::{InventoryError, InventoryProblem, Plan};
-use crate::proto::attributes::{EVERYTHING, Entity, GROUPS};
+use crate::proto::attributes::{EVERYTHING, Owner, GROUPS};
 use crate::proto::name::GroupName;
 
 /// Reads an inventory in CSV.
@@ -31,7 +31,7 @@ pub fn parse_csv(text: &str) -> Result<Plan, InventoryError> {
                 continue;
             }
             if name != GROUPS {
-                plan.set(&Entity::Node(node.clone()), name, field.to_owned(), &place)?;
+                plan.set(&Owner::Node(node.clone()), name, field.to_owned(), &place)?;
                 continue;
             }
             for word in field.split([',', ';', ' ']).filter(|word| !word.is_empty() && *word != EVERYTHING) {
