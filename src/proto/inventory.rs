@@ -9,7 +9,7 @@ mod csv;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::attributes::plan::Draft;
-use super::attributes::{Assignment, AttributeError, Change, EVERYTHING, Owner, GROUPS, Source};
+use super::attributes::{Assignment, AttributeError, Change, EVERYTHING, GROUPS, Owner, Source};
 use super::name::{AttributeName, GroupName, NameError, NodeName};
 use super::request::ImportFormat;
 use super::schema;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::lineage::listed;
-use super::{AttributeError, EVERYTHING, Owner, GROUPS, PRESENT, Problem, Source, check_name};
+use super::{AttributeError, EVERYTHING, GROUPS, Owner, PRESENT, Problem, Source, check_name};
 use crate::proto::name::{AttributeName, GroupName, MemberName};
 use crate::proto::{noderange, schema};
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::changes::Origin;
-use super::{AfterSave, Collective, Effect, JoinId, RequestId};
+use super::{AfterSave, Collective, Effect, JoinId, RequestId, Ticket};
 use crate::proto::identity::{Fingerprint, InviteId, MemberId};
 use crate::proto::invite::{self, InviteState, InviteTerms, JoinAnswer, JoinHello, JoinProof, JoinRefusal, Transcript};
 use crate::proto::message::{WIRE_MAX, WIRE_MIN};
@@ -70,6 +70,19 @@ impl Collective {
             Err(error) => {
                 self.reply(request, Refusal::new(ErrorCode::Usage, error.to_string(), "collective help invite"));
             }
+        }
+    }
+
+    /// Whoever asked for an invitation is not kept waiting for a disk that takes nothing; it may be made yet.
+    pub(super) fn on_invites_not_saved(&mut self, ticket: Ticket, reason: &str) {
+        let Some(after) = self.saves.get_mut(&ticket) else { return };
+        let asked: Vec<_> = after.extract_if(.., |after| matches!(after, AfterSave::Invited(..))).collect();
+        for after in asked {
+            let AfterSave::Invited(request, _) = after else { continue };
+            let message = format!("not confirmed (indeterminate): the store takes no writes: {reason}");
+            let hint =
+                "make room on the disk that holds the state directory, look with `collective invites`, then try again";
+            self.reply(request, Refusal::new(ErrorCode::Indeterminate, message, hint));
         }
     }
 

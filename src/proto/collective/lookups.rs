@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::Collective;
 use super::refusals::{refuse_attribute, refuse_range};
-use crate::proto::attributes::{self, Effective, Owner, Origin, Source};
+use crate::proto::attributes::{self, Effective, Origin, Owner, Source};
 use crate::proto::document::{self, Actor, Entity};
 use crate::proto::election::Expressions;
 use crate::proto::name::{AttributeName, GroupName, NodeName};

@@ -153,6 +153,11 @@ impl Collective {
         if self.standing != Standing::Seated || self.is_changing() || self.stopping.is_some() {
             return;
         }
+        // A seat outlasts the moment in which a roster changes over. Quorum says that a majority has the present one: who
+        // took its new key into use before that would be a stranger to all who have to be told of it.
+        if !self.is_quorate(self.now.boot) {
+            return;
+        }
         self.tell_intent();
         if let Some(me) = self.roster.member(self.me)
             && me.fingerprints.len() > 1

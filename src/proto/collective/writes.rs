@@ -269,6 +269,7 @@ impl Collective {
     pub(super) fn on_not_saved(&mut self, ticket: u64, reason: &str) {
         if self.saves.contains_key(&ticket) {
             self.writes.disk_trouble = Some(reason.to_owned());
+            self.on_invites_not_saved(ticket, reason);
         }
     }
 

@@ -1,7 +1,7 @@
 //! CSV: a header line `node,groups,ATTRIBUTE...` and a line a node; fields are quoted as in RFC 4180.
 
 use super::{InventoryError, InventoryProblem, Plan};
-use crate::proto::attributes::{EVERYTHING, Owner, GROUPS};
+use crate::proto::attributes::{EVERYTHING, GROUPS, Owner};
 use crate::proto::name::GroupName;
 
 /// Reads an inventory in CSV.
