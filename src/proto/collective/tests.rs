@@ -209,8 +209,9 @@ fn a_disk_that_has_room_again_takes_writes_whatever_it_had_refused() {
     let (ticket, _) = *lone.saves.front().expect("an invitation is stored");
     lone.handle(Event::NotSaved { ticket, reason: "no space left on device".to_owned() });
     lone.define("n1");
-    let refused = matches!(&lone.replies[..], [Response::Error(refused)] if refused.error.code == ErrorCode::Failure);
-    assert!(refused, "nothing can be stored: {:?}", lone.replies);
+    let [Response::Error(invited), Response::Error(defined)] = &lone.replies[..] else { panic!("{:?}", lone.replies) };
+    assert_eq!(invited.error.code, ErrorCode::Indeterminate, "it is tried again, and may be made yet");
+    assert_eq!(defined.error.code, ErrorCode::Failure, "nothing can be stored");
     lone.finish_saves();
     lone.define("n1");
     lone.finish_saves();

@@ -32,10 +32,11 @@ struct Group<'a> {
 /// # Errors
 /// [`InventoryError`] with the JSON path of what cannot be taken in.
 pub fn parse_ansible(text: &str) -> Result<Plan, InventoryError> {
-    let document: Value = serde_json::from_str(text)
+    let mut document: Value = serde_json::from_str(text)
         .map_err(|error| InventoryError::at("$", InventoryProblem::Format(error.to_string())))?;
-    let document = object(&document, "$")?;
-    let groups = read_groups(document)?;
+    // Most of an inventory is in here. It is used up host by host, so that there is never all of it twice.
+    let meta = document.as_object_mut().and_then(|fields| fields.remove(META));
+    let groups = read_groups(object(&document, "$")?)?;
     let depths = depths(&groups)?;
     let mut plan = Plan::default();
     for (name, group) in &groups {
@@ -57,17 +58,17 @@ pub fn parse_ansible(text: &str) -> Result<Plan, InventoryError> {
             plan.groups.insert(entity.clone());
         }
         if let Some(vars) = group.vars {
-            set_all(&mut plan, &Owner::Group(entity), vars, &member(&path, "vars"))?;
+            set_all(&mut plan, &Owner::Group(entity), vars.clone(), &member(&path, "vars"))?;
         }
     }
     join_groups(&mut plan, &groups, &depths)?;
-    read_host_variables(&mut plan, document)?;
+    read_host_variables(&mut plan, meta)?;
     Ok(plan)
 }
 
 fn read_groups(document: &Map<String, Value>) -> Result<BTreeMap<&str, Group<'_>>, InventoryError> {
     let mut groups: BTreeMap<&str, Group<'_>> = BTreeMap::new();
-    for (name, value) in document.iter().filter(|(name, _)| *name != META) {
+    for (name, value) in document {
         let path = member("$", name);
         // The oldest form of a group is a plain list of hosts.
         let group = if value.is_array() {
@@ -184,22 +185,22 @@ fn join_groups(
     Ok(())
 }
 
-fn read_host_variables(plan: &mut Plan, document: &Map<String, Value>) -> Result<(), InventoryError> {
+fn read_host_variables(plan: &mut Plan, meta: Option<Value>) -> Result<(), InventoryError> {
     let path = member("$", META);
-    let Some(meta) = document.get(META) else { return Ok(()) };
-    let Some(variables) = object(meta, &path)?.get("hostvars") else { return Ok(()) };
+    let Some(meta) = meta else { return Ok(()) };
+    let Some(variables) = taken(meta, &path)?.remove("hostvars") else { return Ok(()) };
     let path = member(&path, "hostvars");
-    for (host, vars) in object(variables, &path)? {
-        let path = member(&path, host);
-        let node = plan.add_node(host, &path)?;
-        set_all(plan, &Owner::Node(node), object(vars, &path)?, &path)?;
+    for (host, vars) in taken(variables, &path)? {
+        let path = member(&path, &host);
+        let node = plan.add_node(&host, &path)?;
+        set_all(plan, &Owner::Node(node), taken(vars, &path)?, &path)?;
     }
     Ok(())
 }
 
-fn set_all(plan: &mut Plan, entity: &Owner, vars: &Map<String, Value>, path: &str) -> Result<(), InventoryError> {
+fn set_all(plan: &mut Plan, entity: &Owner, vars: Map<String, Value>, path: &str) -> Result<(), InventoryError> {
     for (key, value) in vars {
-        let place = member(path, key);
+        let place = member(path, &key);
         let value = match value {
             // Ansible's null says that there is no value.
             Value::Null => continue,
@@ -207,17 +208,24 @@ fn set_all(plan: &mut Plan, entity: &Owner, vars: &Map<String, Value>, path: &st
                 plan.warn(&place, "left out: secrets are not supported yet");
                 continue;
             }
-            Value::String(text) => text.clone(),
+            Value::String(text) => text,
             // Compact JSON, which is also how numbers and truth values are written.
             other => other.to_string(),
         };
-        plan.set(entity, key, value, &place)?;
+        plan.set(entity, &key, value, &place)?;
     }
     Ok(())
 }
 
 fn object<'a>(value: &'a Value, path: &str) -> Result<&'a Map<String, Value>, InventoryError> {
     value.as_object().ok_or_else(|| InventoryError::at(path, InventoryProblem::Expected("an object")))
+}
+
+fn taken(value: Value, path: &str) -> Result<Map<String, Value>, InventoryError> {
+    match value {
+        Value::Object(fields) => Ok(fields),
+        _ => Err(InventoryError::at(path, InventoryProblem::Expected("an object"))),
+    }
 }
 
 /// Reads a list of names; each comes with its path. An object's keys will do, as in the YAML form.
