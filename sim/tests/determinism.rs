@@ -35,6 +35,18 @@ fn a_replay_compares_two_runs() {
 }
 
 #[test]
+fn the_figures_of_failover_are_kept_and_are_the_same_at_any_number_of_jobs() {
+    let figures = |jobs, only| sim(&["figures", "--seeds", "0..6", "-j", jobs, only]);
+    let (lock_down, takeover) = (figures("1", "lock-down"), figures("2", "takeover"));
+    assert_eq!(text(&lock_down), text(&figures("3", "lock-down")));
+    for output in [&lock_down, &takeover] {
+        let lines: Vec<_> = text(output).lines().skip(1).map(str::to_owned).collect();
+        assert!(lines.len() >= 2 && lines.iter().all(|line| line.ends_with(": met")), "{lines:#?}");
+        assert_eq!(output.status.code(), Some(0));
+    }
+}
+
+#[test]
 fn other_seeds_are_other_runs() {
     let runs = ["1", "2"].map(|seed| text(&sim(&["run", "healthy-three", "--seed", seed])));
     assert_ne!(runs[0], runs[1]);
