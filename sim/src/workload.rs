@@ -44,6 +44,19 @@ pub(crate) enum Outcome {
     Unknown,
 }
 
+impl Outcome {
+    /// Returns what an answer says of a request.
+    pub(crate) fn of(response: &Response) -> Self {
+        match response {
+            Response::Error(refused) => match refused.error.code {
+                ErrorCode::Indeterminate | ErrorCode::TimedOut => Self::Unknown,
+                code => Self::Refused(code),
+            },
+            _ => Self::Done,
+        }
+    }
+}
+
 /// One request.
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {
@@ -93,13 +106,7 @@ impl World {
 
     pub(crate) fn on_reply(&mut self, at: usize, id: RequestId, response: &Response) {
         let Some(asked) = self.ledger.0.get_mut(id as usize - 1) else { return };
-        let outcome = match response {
-            Response::Error(refused) => match refused.error.code {
-                ErrorCode::Indeterminate | ErrorCode::TimedOut => Outcome::Unknown,
-                code => Outcome::Refused(code),
-            },
-            _ => Outcome::Done,
-        };
+        let outcome = Outcome::of(response);
         let since = asked.since;
         asked.outcome = Some(outcome.clone());
         asked.answered = self.time;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use collective::proto::name::MemberName;
-use collective::proto::request::{ErrorCode, Request, Response};
+use collective::proto::request::Request;
 
 use super::drive::{Director, WITHIN};
 use super::stage::Write;
@@ -70,7 +70,7 @@ impl Director {
         };
         let response = self.ask(at, request, WITHIN).await;
         let mut state = self.stage.lock();
-        let outcome = response.as_ref().map_or(Outcome::Unknown, outcome_of);
+        let outcome = response.as_ref().map_or(Outcome::Unknown, Outcome::of);
         let key = state.writes[number].key.clone();
         match &outcome {
             Outcome::Done => {
@@ -157,16 +157,5 @@ impl Director {
             (awake[mix.bits(Purpose::Job, 0) as usize % awake.len()], state.nodes[node].0.to_string())
         };
         self.ask_aside(at, crate::step::run_action(&node));
-    }
-}
-
-/// Returns what an answer says of a request.
-pub(super) fn outcome_of(response: &Response) -> Outcome {
-    match response {
-        Response::Error(refused) => match refused.error.code {
-            ErrorCode::Indeterminate | ErrorCode::TimedOut => Outcome::Unknown,
-            code => Outcome::Refused(code),
-        },
-        _ => Outcome::Done,
     }
 }

@@ -7,7 +7,6 @@ use collective::proto::request::{ErrorCode, Request};
 use tokio::time::sleep;
 
 use super::drive::{Director, LOOK, WITHIN};
-use super::load::outcome_of;
 use super::stage::State;
 use crate::check::Rule;
 use crate::fault::MS;
@@ -96,7 +95,7 @@ impl Director {
             What::Run { nodes } => Ok(crate::step::run_action(&nodes)),
         };
         match request {
-            Ok(request) => self.ask(via, request, within).await.as_ref().map_or(Outcome::Unknown, outcome_of),
+            Ok(request) => self.ask(via, request, within).await.as_ref().map_or(Outcome::Unknown, Outcome::of),
             Err(outcome) => outcome,
         }
     }

@@ -11,17 +11,16 @@ use collective::proto::roster::{Role, Timing};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, sleep_until, timeout};
 
-use super::ledger::Outcome;
 use super::machine::SimMachine;
 use super::process::Process;
 use super::stage::{Running, Stage, State};
-use super::watch::outcome_of;
 use super::wire;
 use crate::check::Rule;
 use crate::fault::{MS, SECOND};
 use crate::mix::Purpose;
 use crate::scenario::Scenario;
 use crate::site::{Death, name};
+use crate::workload::Outcome;
 
 /// How long an administrator waits.
 pub(super) const WITHIN: Duration = Duration::from_secs(5);
@@ -256,7 +255,7 @@ impl Director {
             let assignments = vec![format!("collective.managercandidates={}", names.join(","))];
             let define = Request::DefineNodes { nodes: node.to_string(), assignments };
             match self.ask(number % members, define, WITHIN).await {
-                Some(response) if outcome_of(&response) == Outcome::Done => {}
+                Some(response) if Outcome::of(&response) == Outcome::Done => {}
                 other => return self.fail(Rule::Convergence, format!("{node} was not defined: {other:?}")),
             }
             self.stage.lock().nodes.push((node, candidates));

@@ -2,21 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::workload::Outcome;
 use collective::proto::document::ChangeId;
 use collective::proto::name::NodeName;
-use collective::proto::request::ErrorCode;
 use collective::store::Record;
-
-/// What came of a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
-    /// "ok".
-    Done,
-    /// Nothing was stored.
-    Refused(ErrorCode),
-    /// Nobody knows: indeterminate, too late, or the member died.
-    Unknown,
-}
 
 /// One write of an attribute that nothing else writes.
 #[derive(Clone, Debug)]

@@ -7,14 +7,14 @@ use collective::proto::request::Request;
 use tokio::task::JoinHandle;
 
 use super::drive::{Director, WITHIN};
-use super::ledger::{Outcome, Write};
+use super::ledger::Write;
 use super::stage::State;
-use super::watch::outcome_of;
 use crate::check::Rule;
 use crate::fault::{Kind, MS};
 use crate::mix::Purpose;
 use crate::scenario::Load;
 use crate::site::name;
+use crate::workload::Outcome;
 
 impl Director {
     /// Asks at random times until the end.
@@ -52,7 +52,7 @@ impl Director {
             let life = director.stage.lock().sites[member].birth;
             let response = director.ask(member, request, WITHIN).await;
             let mut state = director.stage.lock();
-            let outcome = response.as_ref().map_or(Outcome::Unknown, outcome_of);
+            let outcome = response.as_ref().map_or(Outcome::Unknown, Outcome::of);
             state.count(match outcome {
                 Outcome::Done => "acknowledged",
                 Outcome::Refused(_) => "refused",

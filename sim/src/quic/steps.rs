@@ -7,12 +7,11 @@ use collective::proto::request::{ErrorCode, Request};
 use tokio::time::sleep;
 
 use super::drive::{Director, LOOK, WITHIN};
-use super::ledger::Outcome;
 use super::stage::State;
-use super::watch::outcome_of;
 use crate::fault::MS;
 use crate::site::{Death, name};
 use crate::step::{Act, Answer, Shown, Step, What};
+use crate::workload::Outcome;
 
 /// How long an answer takes that nothing waits for.
 const ON_THE_SPOT: Duration = Duration::from_millis(5);
@@ -88,7 +87,7 @@ impl Director {
             What::Run { nodes } => Ok(crate::step::run_action(&nodes)),
         };
         match request {
-            Ok(request) => self.ask(via, request, WITHIN).await.as_ref().map_or(Outcome::Unknown, outcome_of),
+            Ok(request) => self.ask(via, request, WITHIN).await.as_ref().map_or(Outcome::Unknown, Outcome::of),
             Err(outcome) => outcome,
         }
     }

@@ -10,13 +10,14 @@ use collective::proto::lease::Verdict;
 use collective::proto::message::Message;
 use collective::proto::name::NodeName;
 use collective::proto::record::Record;
-use collective::proto::request::{ErrorCode, Request, Response, Standing};
+use collective::proto::request::{Request, Response, Standing};
 use collective::proto::roster::{Timing, Version};
 use collective::proto::time::{Instant, Now};
 
-use super::ledger::{Ledger, Outcome};
+use super::ledger::Ledger;
 use super::stage::State;
 use crate::check::{Authority, Final, Rule};
+use crate::workload::Outcome;
 
 /// Lease requests that are remembered.
 const ASKED_MAX: usize = 400;
@@ -280,7 +281,7 @@ impl State {
 
     fn on_reply(&mut self, at: usize, id: RequestId, response: &Response, seen: &Seen, now: Instant) {
         let Some(number) = self.ledger.requests.remove(&(at, id)) else { return };
-        if outcome_of(response) != Outcome::Done {
+        if Outcome::of(response) != Outcome::Done {
             return;
         }
         let time = self.time();
@@ -325,16 +326,5 @@ impl State {
         let roster = (seen.roster.version, seen.roster.hash);
         let seated = self.is_seated(at) && self.is_quorate(at);
         Some(Final { member: at, roster, root: seen.root, seated })
-    }
-}
-
-/// Returns what an answer says of a write.
-pub(super) fn outcome_of(response: &Response) -> Outcome {
-    match response {
-        Response::Error(refused) => match refused.error.code {
-            ErrorCode::Indeterminate | ErrorCode::TimedOut => Outcome::Unknown,
-            code => Outcome::Refused(code),
-        },
-        _ => Outcome::Done,
     }
 }
