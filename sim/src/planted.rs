@@ -141,7 +141,6 @@ const DIRECTED: &[(&str, &str)] = &[
     directed!("two-machines"),
     directed!("rush"),
     directed!("returning"),
-    directed!("overtaken"),
 ];
 
 /// Every bug and how it was found; `collective-sim selftest` looks again, and docs/simulation.md shows it.
@@ -160,7 +159,7 @@ const TABLE: &[Find] = &[
     Find::new(Bug::NoMargin, "random", 0..20, 0, Rule::LockDown, 0.7),
     Find::new(Bug::CountedFromAnswer, "random", 0..20, 0, Rule::LockDown, 0.9),
     Find::new(Bug::UnconfirmedClaims, "random", 0..20, 2, Rule::OneManager, 1.6),
-    Find::new(Bug::ActingIsCached, "random", 0..60, 21, Rule::OneManager, 2.1),
+    Find::new(Bug::ActingIsCached, "pause", 0..10, 0, Rule::OneManager, 0.2),
     Find::new(Bug::NoQuietStart, "forgetful", 0..10, 0, Rule::OneManager, 0.1),
     Find::new(Bug::RemovedGoesOn, "deleted-while-away", 0..10, 0, Rule::Convergence, 0.1),
     Find::new(Bug::NoAmnesiaGuard, "old-disk", 0..40, 0, Rule::OneRoster, 0.2),
@@ -174,7 +173,7 @@ const TABLE: &[Find] = &[
     Find::new(Bug::ShrinkingQuorum, "random", 0..10, 0, Rule::LockDown, 0.6),
     Find::new(Bug::NoResync, "random", 0..20, 0, Rule::NothingLost, 0.7),
     Find::new(Bug::RemovedAuthorsRefused, "random", 0..20, 0, Rule::Convergence, 0.9),
-    Find::new(Bug::RequestsInAnyOrder, "overtaken", 0..120, 46, Rule::Convergence, 0.6),
+    Find::new(Bug::RequestsInAnyOrder, "random", 0..20, 4, Rule::Convergence, 2.3),
     Find::new(Bug::IncarnationTooEarly, "random", 0..20, 0, Rule::Incarnation, 0.7),
     Find::new(Bug::RosterNotStored, "random", 0..20, 0, Rule::OneRoster, 0.7),
     Find::new(Bug::BadCandidateStops, "bad-candidate", 0..10, 0, Rule::BoundedTime, 0.1),
