@@ -82,7 +82,7 @@ fn node(number: usize) -> NodeName {
 }
 
 fn put(number: usize, attribute: &str, value: &str) -> Put {
-    Put { entity: Entity::Node(node(number)), attribute: attribute.to_owned(), value: Some(value.to_owned()) }
+    Put { entity: Entity::Node(node(number)), attribute: attribute.into(), value: Some(value.to_owned()) }
 }
 
 /// Makes nodes with so many attributes each, and returns the changes that did it.

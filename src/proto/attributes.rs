@@ -256,18 +256,18 @@ pub(crate) mod testing {
             for (entity, attribute, value) in changes {
                 match (entity, value) {
                     (Owner::Node(name), Some(value)) => {
-                        self.nodes.entry(name.clone()).or_default().insert(attribute.clone(), value.clone());
+                        self.nodes.entry(name.clone()).or_default().insert(attribute.to_string(), value.clone());
                     }
                     (Owner::Group(name), Some(value)) => {
-                        self.groups.entry(name.clone()).or_default().insert(attribute.clone(), value.clone());
+                        self.groups.entry(name.clone()).or_default().insert(attribute.to_string(), value.clone());
                     }
-                    (Owner::Node(name), None) if attribute == PRESENT => drop(self.nodes.remove(name)),
-                    (Owner::Group(name), None) if attribute == PRESENT => drop(self.groups.remove(name)),
+                    (Owner::Node(name), None) if &**attribute == PRESENT => drop(self.nodes.remove(name)),
+                    (Owner::Group(name), None) if &**attribute == PRESENT => drop(self.groups.remove(name)),
                     (Owner::Node(name), None) => {
-                        self.nodes.get_mut(name).map(|attributes| attributes.remove(attribute));
+                        self.nodes.get_mut(name).map(|attributes| attributes.remove(&**attribute));
                     }
                     (Owner::Group(name), None) => {
-                        self.groups.get_mut(name).map(|attributes| attributes.remove(attribute));
+                        self.groups.get_mut(name).map(|attributes| attributes.remove(&**attribute));
                     }
                 }
             }

@@ -31,6 +31,8 @@ pub struct Plan {
     pub assignments: BTreeMap<Owner, BTreeMap<AttributeName, String>>,
     /// What was left out, and why.
     pub warnings: Vec<String>,
+    /// The name of each attribute that occurs, once: the same few are set of many nodes.
+    attributes: BTreeMap<String, AttributeName>,
 }
 
 /// An inventory that cannot be taken in. Nothing was changed.
@@ -161,7 +163,7 @@ impl Plan {
             _ if schema::is_known(name) => name.to_owned(),
             _ => format!("custom.{name}"),
         };
-        let Ok(attribute) = AttributeName::new(&name) else {
+        let Some(attribute) = self.attribute(&name) else {
             self.warn(place, "left out: the name cannot be an attribute's");
             return Ok(());
         };
@@ -177,6 +179,15 @@ impl Plan {
             attributes.entry(attribute).or_insert(value);
         }
         Ok(())
+    }
+
+    fn attribute(&mut self, name: &str) -> Option<AttributeName> {
+        if let Some(known) = self.attributes.get(name) {
+            return Some(known.clone());
+        }
+        let new = AttributeName::new(name).ok()?;
+        self.attributes.insert(name.to_owned(), new.clone());
+        Some(new)
     }
 
     fn warn(&mut self, place: &str, message: &str) {
@@ -281,10 +292,10 @@ mod tests {
     fn an_import_removes_nothing() {
         let mut memory = Memory::default();
         memory.apply(&[
-            (group("own"), PRESENT.to_owned(), Some("1".to_owned())),
-            (node("n1"), PRESENT.to_owned(), Some("1".to_owned())),
-            (node("n1"), GROUPS.to_owned(), Some("own".to_owned())),
-            (node("n9"), PRESENT.to_owned(), Some("1".to_owned())),
+            (group("own"), PRESENT.into(), Some("1".to_owned())),
+            (node("n1"), PRESENT.into(), Some("1".to_owned())),
+            (node("n1"), GROUPS.into(), Some("own".to_owned())),
+            (node("n9"), PRESENT.into(), Some("1".to_owned())),
         ]);
 
         let plan = parse_ansible(SMALL).expect("an inventory");

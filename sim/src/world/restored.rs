@@ -86,7 +86,11 @@ fn decided(cluster: ClusterId, timing: Timing, members: &[Member]) -> Option<Ros
 /// Makes the settings that ask for so many voters and name everybody else as one who may be given a vote; as they lie on
 /// a disk.
 fn settings(members: &[Member], voters: usize) -> Option<Vec<store::Record>> {
-    let setting = |attribute: String, value: String| Put { entity: Entity::Settings, attribute, value: Some(value) };
+    let setting = |attribute: String, value: String| Put {
+        entity: Entity::Settings,
+        attribute: attribute.into(),
+        value: Some(value),
+    };
     let benched = members.iter().filter(|member| !member.role.votes());
     let puts: Vec<_> = benched
         .map(|member| setting(format!("!voters/bench/{}", member.id), "1".to_owned()))

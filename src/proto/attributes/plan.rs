@@ -1,6 +1,7 @@
 //! Plans: the changes that a command on nodes and groups stands for, checked as a whole before anything is stored.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::lineage::listed;
 use super::{AttributeError, EVERYTHING, GROUPS, Owner, PRESENT, Problem, Source, check_name};
@@ -8,7 +9,7 @@ use crate::proto::name::{AttributeName, GroupName, MemberName};
 use crate::proto::{noderange, schema};
 
 /// One change of one attribute: whose, which, and its new value, or nothing to clear it.
-pub type Change = (Owner, String, Option<String>);
+pub type Change = (Owner, Arc<str>, Option<String>);
 
 /// One thing to do with one attribute, as typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -165,13 +166,13 @@ pub fn check_managers(changes: &[Change], members: &BTreeSet<MemberName>) -> Res
     let mut checked = BTreeSet::new();
     for (entity, attribute, value) in changes {
         let Some(value) = value.as_deref().filter(|value| !value.is_empty()) else { continue };
-        if attribute == "collective.manager" {
+        if &**attribute == "collective.manager" {
             if !MemberName::new(value).is_ok_and(|name| members.contains(&name)) {
                 let nearest = schema::nearest(value, members.iter().map(MemberName::as_str)).map(str::to_owned);
                 let problem = Problem::NoSuchMember { member: excerpt(value), nearest };
                 return Err(AttributeError::at(entity, attribute, problem));
             }
-        } else if attribute == "collective.managercandidates" && checked.insert(value) {
+        } else if &**attribute == "collective.managercandidates" && checked.insert(value) {
             let expand = || noderange::parse(value).and_then(|parsed| noderange::expand_lenient(&parsed, members));
             let expansion = expand().map_err(|error| AttributeError::at(entity, attribute, error.into()))?;
             unknown.extend(expansion.unknown);
@@ -185,12 +186,14 @@ pub(in crate::proto) struct Draft<'a, S> {
     source: &'a S,
     /// Groups that are about to be defined by others.
     known: Option<&'a BTreeSet<GroupName>>,
-    changed: BTreeMap<Owner, BTreeMap<String, Option<String>>>,
+    changed: BTreeMap<Owner, BTreeMap<Arc<str>, Option<String>>>,
+    /// Each name that occurs, once: an inventory sets the same few of many nodes.
+    names: BTreeSet<Arc<str>>,
 }
 
 impl<'a, S: Source> Draft<'a, S> {
     pub(in crate::proto) fn new(source: &'a S) -> Self {
-        Self { source, known: None, changed: BTreeMap::new() }
+        Self { source, known: None, changed: BTreeMap::new(), names: BTreeSet::new() }
     }
 
     /// Takes groups as defined.
@@ -271,7 +274,7 @@ impl<'a, S: Source> Draft<'a, S> {
         let mut changes = Vec::new();
         for (entity, attributes) in self.changed {
             for (attribute, value) in attributes {
-                if attribute == PRESENT || entity.own(self.source, &attribute) != value.as_deref() {
+                if &*attribute == PRESENT || entity.own(self.source, &attribute) != value.as_deref() {
                     changes.push((entity.clone(), attribute, value));
                 }
             }
@@ -288,11 +291,19 @@ impl<'a, S: Source> Draft<'a, S> {
     }
 
     fn put(&mut self, entity: &Owner, attribute: &str, value: Option<String>) {
+        let name = match self.names.get(attribute) {
+            Some(name) => name.clone(),
+            None => {
+                let name: Arc<str> = attribute.into();
+                self.names.insert(name.clone());
+                name
+            }
+        };
         if !self.changed.contains_key(entity) {
             self.changed.insert(entity.clone(), BTreeMap::new());
         }
         if let Some(attributes) = self.changed.get_mut(entity) {
-            attributes.insert(attribute.to_owned(), value);
+            attributes.insert(name, value);
         }
     }
 
@@ -308,10 +319,10 @@ impl<'a, S: Source> Draft<'a, S> {
 
     fn clear(&mut self, entity: &Owner, pattern: &str) {
         let is_pattern = pattern.contains('*');
-        let mut names: BTreeSet<String> = entity.all_own(self.source).map(|(name, _)| name.to_owned()).collect();
+        let mut names: BTreeSet<Arc<str>> = entity.all_own(self.source).map(|(name, _)| name.into()).collect();
         names.extend(self.changed.get(entity).into_iter().flatten().map(|(name, _)| name.clone()));
         names.retain(|name| schema::matches(pattern, name) && !schema::is_internal(name));
-        for name in names.into_iter().filter(|name| !(is_pattern && name == GROUPS)) {
+        for name in names.into_iter().filter(|name| !(is_pattern && &**name == GROUPS)) {
             self.put(entity, &name, None);
         }
     }
@@ -380,7 +391,7 @@ mod tests {
     }
 
     fn change(entity: Owner, attribute: &str, value: Option<&str>) -> Change {
-        (entity, attribute.to_owned(), value.map(str::to_owned))
+        (entity, attribute.into(), value.map(str::to_owned))
     }
 
     fn refusal(result: Result<Vec<Change>, AttributeError>) -> String {

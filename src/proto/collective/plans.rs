@@ -162,7 +162,7 @@ impl Collective {
         let member = self.member_named(name)?;
         let put = Put {
             entity: Entity::Settings,
-            attribute: format!("{DRAIN}{member}"),
+            attribute: format!("{DRAIN}{member}").into(),
             value: drain.then(|| "1".to_owned()),
         };
         let message = if drain {
@@ -196,15 +196,15 @@ impl Collective {
     fn bury_leftovers(&self, puts: &mut Vec<Put>) {
         let new: Vec<_> = puts
             .iter()
-            .filter(|put| put.attribute == PRESENT && put.value.is_some())
+            .filter(|put| &*put.attribute == PRESENT && put.value.is_some())
             .map(|put| put.entity.clone())
             .collect();
         let set: BTreeSet<_> = puts.iter().map(|put| (put.entity.clone(), put.attribute.clone())).collect();
         for entity in new {
             for (attribute, _) in self.documents.stored_attributes(&entity) {
                 // The manager record stays: tokens must rise for the new machine of that name too.
-                if attribute != Record::ATTRIBUTE && !set.contains(&(entity.clone(), attribute.to_owned())) {
-                    puts.push(Put { entity: entity.clone(), attribute: attribute.to_owned(), value: None });
+                if attribute != Record::ATTRIBUTE && !set.contains(&(entity.clone(), attribute.into())) {
+                    puts.push(Put { entity: entity.clone(), attribute: attribute.into(), value: None });
                 }
             }
         }

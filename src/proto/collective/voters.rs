@@ -3,6 +3,7 @@
 //! What is asked for is in the settings document, for all members to read. The leader takes one step at a time as an
 //! epoch, so R1 to R3 hold for it as for any other change of the roster.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Collective;
@@ -58,7 +59,7 @@ impl Voters {
     }
 }
 
-fn setting(attribute: impl Into<String>, value: Option<String>) -> Put {
+fn setting(attribute: impl Into<Arc<str>>, value: Option<String>) -> Put {
     Put { entity: Entity::Settings, attribute: attribute.into(), value }
 }
 

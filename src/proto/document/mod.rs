@@ -12,6 +12,7 @@ mod tests;
 mod vet;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use automerge::ChangeHash;
 
@@ -37,7 +38,7 @@ pub struct Put {
     /// Whose attribute.
     pub entity: Entity,
     /// An attribute's name, or `!` and a name for what the collective keeps for itself, such as [`PRESENT`].
-    pub attribute: String,
+    pub attribute: Arc<str>,
     /// The value; `None` deletes.
     pub value: Option<String>,
 }
@@ -546,7 +547,7 @@ fn check(put: &Put) -> Result<(), DocumentError> {
     match &put.value {
         Some(value) if value.len() > VALUE_BYTES_MAX => Err(DocumentError::ValueTooLong {
             entity: put.entity.clone(),
-            attribute: put.attribute.clone(),
+            attribute: put.attribute.to_string(),
             bytes: value.len(),
         }),
         _ => Ok(()),

@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::{InventoryError, InventoryProblem, Plan};
@@ -32,11 +34,11 @@ struct Group<'a> {
 /// # Errors
 /// [`InventoryError`] with the JSON path of what cannot be taken in.
 pub fn parse_ansible(text: &str) -> Result<Plan, InventoryError> {
-    let mut document: Value = serde_json::from_str(text)
-        .map_err(|error| InventoryError::at("$", InventoryProblem::Format(error.to_string())))?;
-    // Most of an inventory is in here. It is used up host by host, so that there is never all of it twice.
-    let meta = document.as_object_mut().and_then(|fields| fields.remove(META));
-    let groups = read_groups(object(&document, "$")?)?;
+    let mut document = members(read(text, "$")?, "$")?;
+    // Most of an inventory is in here. It is read host by host at the end, so that there is never all of it twice.
+    let meta = document.remove(META);
+    let document = read_all(document)?;
+    let groups = read_groups(&document)?;
     let depths = depths(&groups)?;
     let mut plan = Plan::default();
     for (name, group) in &groups {
@@ -62,8 +64,19 @@ pub fn parse_ansible(text: &str) -> Result<Plan, InventoryError> {
         }
     }
     join_groups(&mut plan, &groups, &depths)?;
-    read_host_variables(&mut plan, meta)?;
+    if let Some(meta) = meta {
+        read_host_variables(&mut plan, meta)?;
+    }
     Ok(plan)
+}
+
+/// Reads each part of the document, but for the variables of hosts.
+fn read_all(document: BTreeMap<String, &RawValue>) -> Result<Map<String, Value>, InventoryError> {
+    let part = |(name, part): (String, &RawValue)| {
+        let value = read(part.get(), &member("$", &name))?;
+        Ok((name, value))
+    };
+    document.into_iter().map(part).collect()
 }
 
 fn read_groups(document: &Map<String, Value>) -> Result<BTreeMap<&str, Group<'_>>, InventoryError> {
@@ -185,15 +198,14 @@ fn join_groups(
     Ok(())
 }
 
-fn read_host_variables(plan: &mut Plan, meta: Option<Value>) -> Result<(), InventoryError> {
+fn read_host_variables(plan: &mut Plan, meta: &RawValue) -> Result<(), InventoryError> {
     let path = member("$", META);
-    let Some(meta) = meta else { return Ok(()) };
-    let Some(variables) = taken(meta, &path)?.remove("hostvars") else { return Ok(()) };
+    let Some(variables) = members(meta, &path)?.remove("hostvars") else { return Ok(()) };
     let path = member(&path, "hostvars");
-    for (host, vars) in taken(variables, &path)? {
+    for (host, vars) in members(variables, &path)? {
         let path = member(&path, &host);
         let node = plan.add_node(&host, &path)?;
-        set_all(plan, &Owner::Node(node), taken(vars, &path)?, &path)?;
+        set_all(plan, &Owner::Node(node), read(object_text(vars, &path)?, &path)?, &path)?;
     }
     Ok(())
 }
@@ -221,11 +233,23 @@ fn object<'a>(value: &'a Value, path: &str) -> Result<&'a Map<String, Value>, In
     value.as_object().ok_or_else(|| InventoryError::at(path, InventoryProblem::Expected("an object")))
 }
 
-fn taken(value: Value, path: &str) -> Result<Map<String, Value>, InventoryError> {
-    match value {
-        Value::Object(fields) => Ok(fields),
-        _ => Err(InventoryError::at(path, InventoryProblem::Expected("an object"))),
+/// Returns the members of an object, each still as it is written. The last of a name counts.
+fn members<'a>(value: &'a RawValue, path: &str) -> Result<BTreeMap<String, &'a RawValue>, InventoryError> {
+    read(object_text(value, path)?, path)
+}
+
+/// Returns the text of an object.
+fn object_text<'a>(value: &'a RawValue, path: &str) -> Result<&'a str, InventoryError> {
+    let text = value.get();
+    if text.starts_with('{') {
+        Ok(text)
+    } else {
+        Err(InventoryError::at(path, InventoryProblem::Expected("an object")))
     }
+}
+
+fn read<'a, T: Deserialize<'a>>(text: &'a str, path: &str) -> Result<T, InventoryError> {
+    serde_json::from_str(text).map_err(|error| InventoryError::at(path, InventoryProblem::Format(error.to_string())))
 }
 
 /// Reads a list of names; each comes with its path. An object's keys will do, as in the YAML form.
@@ -345,6 +369,11 @@ mod tests {
             assert_eq!(refusal(text), message);
         }
         assert!(refusal("{").starts_with("$: EOF"), "{}", refusal("{"));
+        let torn = refusal("{\n\"_meta\": {\"hostvars\": {\"n1\": {\"a\" 1}}}}");
+        assert_eq!(torn, "$: expected `:` at line 2 column 35", "where it is in the file");
+        let deep =
+            format!("{{\"_meta\": {{\"hostvars\": {{\"n1\": {{\"a\": {}}}}}}}}}", "[".repeat(200) + &"]".repeat(200));
+        assert!(refusal(&deep).starts_with("$._meta.hostvars.n1: recursion limit exceeded"), "{}", refusal(&deep));
         assert!(
             refusal(r#"{"web": {"hosts": ["a b"]}}"#).starts_with("$.web.hosts[0]: \"a b\" is not a valid node name")
         );
