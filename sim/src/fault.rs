@@ -49,6 +49,10 @@ pub(crate) enum Kind {
     Duplicate(u64),
     /// That many of a thousand packets are damaged on the way.
     Corrupt(u64),
+    /// Each way between two members carries that many kilobits a second.
+    Bandwidth { kbit: u64 },
+    /// Datagrams of more bytes vanish without a word: the small ones that say all is well still pass.
+    Mtu { bytes: u64 },
     /// The process is killed, and started again at the end.
     Crash(usize),
     /// The machines lose power: what is not durable is gone, and nobody is told.
@@ -93,7 +97,7 @@ pub(crate) enum Fate {
 }
 
 /// The kinds by the words that people use for them. A power cut has one for each fate of the disks.
-pub(crate) const WORDS: [&str; 34] = [
+pub(crate) const WORDS: [&str; 36] = [
     "split",
     "isolate",
     "bridge",
@@ -128,6 +132,8 @@ pub(crate) const WORDS: [&str; 34] = [
     "clone",
     "rotate",
     "join-crash",
+    "bandwidth",
+    "mtu",
 ];
 
 /// What breaks an assumption of the leases, so that no random plan draws it.
@@ -171,6 +177,8 @@ impl Kind {
             Self::Clone { .. } => "clone",
             Self::Rotate(_) => "rotate",
             Self::JoinCrash { .. } => "join-crash",
+            Self::Bandwidth { .. } => "bandwidth",
+            Self::Mtu { .. } => "mtu",
         }
     }
 
@@ -264,6 +272,8 @@ impl Kind {
             }
             Self::Restore { member, age_ms } => write!(f, " m{member}, {} old", tell_duration(age_ms * MS)),
             Self::Clone { member, on } => write!(f, " m{member} on m{on}"),
+            Self::Bandwidth { kbit } => write!(f, " {kbit} kbit/s"),
+            Self::Mtu { bytes } => write!(f, " {bytes} bytes"),
             Self::JoinCrash { joiner, via, step } => write!(f, " of m{via}, letting m{joiner} in, at step {step}"),
         }
     }
@@ -394,6 +404,10 @@ impl Active {
         self.0.iter().filter_map(|holding| of(&holding.kind)).max().unwrap_or(0)
     }
 
+    fn lowest(&self, of: impl Fn(&Kind) -> Option<u64>) -> Option<u64> {
+        self.0.iter().filter_map(|holding| of(&holding.kind)).min()
+    }
+
     /// Returns how many of a thousand datagrams are lost.
     pub(crate) fn loss(&self) -> u64 {
         self.highest(|kind| if let Kind::Loss(permille) = kind { Some(*permille) } else { None })
@@ -412,6 +426,17 @@ impl Active {
     /// Returns how many of a thousand packets are damaged.
     pub(crate) fn corrupted(&self) -> u64 {
         self.highest(|kind| if let Kind::Corrupt(permille) = kind { Some(*permille) } else { None })
+    }
+
+    /// Returns how many kilobits a second each way carries, while that is few.
+    pub(crate) fn bandwidth_kbit(&self) -> Option<u64> {
+        self.lowest(|kind| if let Kind::Bandwidth { kbit } = kind { Some(*kbit) } else { None })
+    }
+
+    /// Returns whether a datagram of so many bytes is larger than what passes.
+    pub(crate) fn is_too_large(&self, bytes: usize) -> bool {
+        let most = self.lowest(|kind| if let Kind::Mtu { bytes } = kind { Some(*bytes) } else { None });
+        most.is_some_and(|most| bytes as u64 > most)
     }
 
     /// Returns by how much everything is late, in milliseconds.
@@ -584,6 +609,8 @@ fn draw(mix: Mix, word: &str, members: usize, at_ms: u64) -> Kind {
         "restore" => Kind::Restore { member, age_ms: old_ms },
         "clone" => Kind::Clone { member, on: members },
         "rotate" => Kind::Rotate(member),
+        "bandwidth" => Kind::Bandwidth { kbit: 20 + draw(2) % 500 },
+        "mtu" => Kind::Mtu { bytes: 150 + draw(2) % 1_100 },
         "join-crash" => Kind::JoinCrash { joiner: member, via: other, step: draw(2) % 6 },
         _ => Kind::Freeze(member),
     }

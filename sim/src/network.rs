@@ -14,6 +14,34 @@ pub(crate) const IDLE_TIMEOUT: u64 = 15_000_000_000;
 /// The bytes of one frame.
 pub(crate) type Frame = Rc<[u8]>;
 
+/// What IP and UDP put in front of a datagram, in bytes.
+pub(crate) const HEADER_BYTES: usize = 28;
+/// What QUIC puts around a frame in a datagram, in bytes: its header, the frame's, and the seal.
+pub(crate) const SEAL_BYTES: usize = 40;
+/// Bytes of the largest datagram that QUIC sends where it does not know of a wider path, without those of IP and UDP.
+pub(crate) const PACKET_BYTES_MAX: usize = 1_200;
+/// How much a narrow way holds back before it drops what comes, in nanoseconds.
+const BUFFER: u64 = 500_000_000;
+
+/// Ways that carry only so much at a time: when each is free again.
+#[derive(Debug, Default)]
+pub(crate) struct Narrow(BTreeMap<(usize, usize), u64>);
+
+impl Narrow {
+    /// Sends that many bytes one way; returns for how long they wait there and pass, in nanoseconds.
+    pub(crate) fn carry(&mut self, way: (usize, usize), now: u64, bytes: usize, kbit: u64) -> u64 {
+        let free = self.0.entry(way).or_default();
+        let takes = bytes as u64 * 8_000_000 / kbit.max(1);
+        *free = now.max(*free) + takes;
+        *free - now
+    }
+
+    /// Returns whether so much waits there that a datagram is dropped.
+    pub(crate) fn is_full(&self, way: (usize, usize), now: u64) -> bool {
+        self.0.get(&way).is_some_and(|free| *free > now + BUFFER)
+    }
+}
+
 /// One end of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct End {
@@ -43,6 +71,8 @@ pub(crate) struct Network {
     packets: Vec<u64>,
     /// Pairs whose two ends differ.
     odd: usize,
+    /// The ways, when they are narrow.
+    pub(crate) narrow: Narrow,
     /// When each site heard everybody it has a link to.
     heard_all: Vec<u64>,
 }
@@ -56,6 +86,7 @@ impl Network {
             links: 0,
             packets: vec![0; sites * sites],
             odd: 0,
+            narrow: Narrow::default(),
             heard_all: vec![0; sites],
         }
     }
@@ -197,6 +228,17 @@ mod tests {
         assert_eq!(network.pop(0, 1, Channel::Sync, link, 5), (None, Some(9)));
         assert_eq!(network.pop(0, 1, Channel::Sync, link, 9), (Some([1].into()), Some(9)));
         assert_eq!(network.pop(0, 1, Channel::Sync, link, 9), (Some([2].into()), None));
+    }
+
+    #[test]
+    fn a_narrow_way_carries_one_after_the_other_and_overflows() {
+        let mut narrow = Narrow::default();
+        // 1,000 bytes at 8 kbit/s are a second.
+        assert_eq!(narrow.carry((0, 1), 0, 1_000, 8), 1_000_000_000);
+        assert_eq!(narrow.carry((0, 1), 500_000_000, 1_000, 8), 1_500_000_000);
+        assert_eq!(narrow.carry((1, 0), 500_000_000, 1_000, 8), 1_000_000_000, "the way back is another one");
+        assert!(narrow.is_full((0, 1), 1_400_000_000) && !narrow.is_full((0, 1), 1_500_000_000));
+        assert_eq!(narrow.carry((0, 1), 9_000_000_000, 1_000, 8), 1_000_000_000, "it is free again");
     }
 
     #[test]

@@ -204,6 +204,8 @@ const LIBRARY: &[(&str, &str)] = &library![
     "jam",
     "votes-and-writes",
     "rough-network",
+    "narrow-lines",
+    "mtu-black-hole",
     "cold-start",
     "clean-stop",
     "pause",

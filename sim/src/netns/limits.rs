@@ -23,7 +23,7 @@ const MISSING: [(&str, &str); 9] = [
 ];
 
 /// What a bridge cannot do to packets, since its rules only drop them.
-const MORE_THAN_DROPPED: [&str; 6] = ["jam", "delay", "jitter", "reorder", "duplicate", "corrupt"];
+const MORE_THAN_DROPPED: [&str; 8] = ["jam", "delay", "jitter", "reorder", "duplicate", "corrupt", "bandwidth", "mtu"];
 
 /// Returns what a scenario needs between its machines.
 pub(super) fn between(scenario: &Scenario) -> Between {

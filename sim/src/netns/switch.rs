@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 use super::lab::listen;
 use crate::fault::{Active, MS};
 use crate::mix::{Mix, Purpose};
+use crate::network::{HEADER_BYTES, Narrow};
 use crate::scenario::Usual;
 
 /// Bytes in the largest datagram.
@@ -41,6 +42,7 @@ struct Carrier {
     weather: Mutex<Weather>,
     /// How many datagrams went each way.
     packets: Mutex<BTreeMap<(usize, usize), u64>>,
+    narrow: Mutex<Narrow>,
     counted: Mutex<BTreeMap<&'static str, u64>>,
     /// By the machine that a datagram comes from, or goes to, and the one that it is to think it speaks with.
     sockets: BTreeMap<(usize, usize), UdpSocket>,
@@ -69,7 +71,15 @@ impl Switch {
             }
         }
         let (weather, packets) = (Mutex::new(weather), Mutex::default());
-        let carrier = Arc::new(Carrier { mix, base, weather, packets, counted: Mutex::default(), sockets });
+        let carrier = Arc::new(Carrier {
+            mix,
+            base,
+            weather,
+            packets,
+            narrow: Mutex::default(),
+            counted: Mutex::default(),
+            sockets,
+        });
         let (stop, stopped) = oneshot::channel();
         let carries = carrier.clone();
         // A thread of its own: nothing else that the run does makes a datagram late.
@@ -166,6 +176,19 @@ impl Carrier {
             self.count("datagram cut");
             return Vec::new();
         }
+        if active.is_too_large(bytes.len()) {
+            self.count("datagram too large");
+            return Vec::new();
+        }
+        let waits = {
+            let mut narrow = self.narrow.lock().unwrap_or_else(PoisonError::into_inner);
+            if narrow.is_full((from, to), now) {
+                self.count("datagram dropped");
+                return Vec::new();
+            }
+            let carry = |kbit| narrow.carry((from, to), now, bytes.len() + HEADER_BYTES, kbit);
+            active.bandwidth_kbit().map_or(0, carry)
+        };
         if self.mix.chance(Purpose::Loss, packet, active.loss().max(weather.usual.loss)) {
             self.count("datagram lost");
             return Vec::new();
@@ -181,7 +204,7 @@ impl Carrier {
             self.count("datagram doubled");
             arrives.push((self.delay(&weather, from, to, packet ^ 1 << 62), bytes.clone()));
         }
-        let mut delay = self.delay(&weather, from, to, packet);
+        let mut delay = waits + self.delay(&weather, from, to, packet);
         if self.mix.chance(Purpose::Reorder, packet, active.reordered()) {
             self.count("datagram held back");
             delay += self.mix.range(Purpose::Reorder, packet ^ 1 << 63, 10, 800) * MS;

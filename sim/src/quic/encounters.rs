@@ -227,7 +227,7 @@ async fn small_mtu(director: Director) -> Result<(), String> {
     b.link_up(5).await?;
     // Long enough for both to have found out that the path takes more.
     sleep(Duration::from_secs(5)).await;
-    director.stage.lock().mtu = Some(1_250);
+    director.schedule(vec![Fault::forever(0, Kind::Mtu { bytes: 1_250 })]);
     let large = vec![7; 300_000];
     a.net.send(b.identity.fingerprint(), Channel::Sync, Delivery::Stream, large.into());
     let frame = |event: &NetEvent| match event {

@@ -35,7 +35,6 @@ impl Stage {
             mix,
             wire: Wire::new(members),
             active: Active::without(&scenario.unlinked),
-            mtu: None,
             faults: Vec::new(),
             network: scenario.network,
             fsync: scenario.fsync,
@@ -72,8 +71,6 @@ pub(super) struct State {
     pub(super) mix: Mix,
     pub(super) wire: Wire,
     pub(super) active: Active,
-    /// Bytes of the largest datagram that passes; any when none.
-    pub(super) mtu: Option<usize>,
     pub(super) faults: Vec<Fault>,
     /// What the network and the disks do when nothing is broken.
     pub(super) network: Usual,

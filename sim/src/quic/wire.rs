@@ -16,6 +16,7 @@ use tokio::time::{Sleep, sleep_until};
 use super::stage::{Stage, State};
 use crate::fault::MS;
 use crate::mix::Purpose;
+use crate::network::{HEADER_BYTES, Narrow};
 
 /// Returns where the member of that number is.
 pub(super) fn address(member: usize) -> SocketAddr {
@@ -57,6 +58,7 @@ pub(super) enum Fate {
     Lost,
     Cut,
     TooLarge,
+    Dropped,
     Nowhere,
 }
 
@@ -71,6 +73,7 @@ impl Fate {
             Self::Lost => "datagram lost",
             Self::Cut => "datagram cut",
             Self::TooLarge => "datagram too large",
+            Self::Dropped => "datagram dropped",
             Self::Nowhere => "datagram to nobody",
         }
     }
@@ -84,6 +87,8 @@ pub(super) struct Wire {
     sockets: u64,
     /// How many datagrams each direction carried, so that each has its own chance.
     packets: BTreeMap<(usize, usize), u64>,
+    /// The ways, when they are narrow.
+    narrow: Narrow,
 }
 
 impl Wire {
@@ -172,8 +177,11 @@ impl State {
             return Fate::Nowhere;
         }
         let packet = self.wire.packet(from, to);
-        if self.mtu.is_some_and(|most| datagram.bytes.len() > most) {
+        if self.active.is_too_large(datagram.bytes.len()) {
             return Fate::TooLarge;
+        }
+        if self.wire.narrow.is_full((from, to), now) {
+            return Fate::Dropped;
         }
         if !self.active.passes(from, to, now) {
             return Fate::Cut;
@@ -193,7 +201,11 @@ impl State {
             self.wire.put(to, due, again);
             fate = Fate::Doubled;
         }
-        let mut due = now + self.delay(from, to, packet);
+        let waits = self
+            .active
+            .bandwidth_kbit()
+            .map_or(0, |kbit| self.wire.narrow.carry((from, to), now, datagram.bytes.len() + HEADER_BYTES, kbit));
+        let mut due = now + waits + self.delay(from, to, packet);
         if mix.chance(Purpose::Reorder, packet, self.active.reordered()) {
             due += mix.range(Purpose::Reorder, packet ^ 1 << 63, 10, 800) * MS;
             fate = Fate::HeldBack;

@@ -89,6 +89,8 @@ fn kind(key: &str, value: &Value<'_>, members: usize) -> Result<Kind, Mistake> {
         "corrupt" => Kind::Corrupt(value.permille()?),
         "delay" => Kind::Delay { ms: at_least_a_ms(value)? },
         "jitter" => Kind::Jitter { most_ms: at_least_a_ms(value)? },
+        "bandwidth" => Kind::Bandwidth { kbit: value.number(1..=1_000_000)? as u64 },
+        "mtu" => Kind::Mtu { bytes: value.number(1..=65_535)? as u64 },
         "power" => Kind::Power { members: value.members(members)?, disk: Fate::Clean },
         "slow-cpu" => value.inline(|table| {
             let member = table.require("member")?.member(members)?;
@@ -178,6 +180,8 @@ fn written(kind: &Kind) -> (&'static str, String) {
         Kind::Flap { member, period_ms } => format!("{{ member = \"m{member}\", period = {} }}", ms(period_ms)),
         Kind::Loss(of) | Kind::Reorder(of) | Kind::Duplicate(of) | Kind::Corrupt(of) => share(of),
         Kind::Delay { ms: by } | Kind::Jitter { most_ms: by } => ms(by),
+        Kind::Bandwidth { kbit } => kbit.to_string(),
+        Kind::Mtu { bytes } => bytes.to_string(),
         Kind::SlowCpu { member, event_ms } => format!("{{ member = \"m{member}\", event = {} }}", ms(event_ms)),
         Kind::SlowDisk { member, fsync_ms } => format!("{{ member = \"m{member}\", fsync = {} }}", ms(fsync_ms)),
         Kind::WallClock { member, by_ms } => {

@@ -8,7 +8,7 @@ use super::{Due, World};
 use crate::check::Rule;
 use crate::fault::MS;
 use crate::mix::Purpose;
-use crate::network::Frame;
+use crate::network::{Frame, HEADER_BYTES, PACKET_BYTES_MAX, SEAL_BYTES};
 
 impl World {
     pub(crate) fn delay(&mut self, from: usize, to: usize) -> u64 {
@@ -36,7 +36,7 @@ impl World {
         self.sent.bytes += bytes.len() as u64;
         let Some(link) = self.network.end(from, to).map(|end| end.link) else { return };
         let channel = message.channel();
-        let delay = self.delay(from, to);
+        let delay = self.delay(from, to) + self.squeezed(from, to, bytes.len());
         let large = bytes.len() > DATAGRAM_BYTES_MAX;
         match delivery {
             Delivery::Stream => {
@@ -52,6 +52,14 @@ impl World {
             Delivery::Datagram => {
                 if !self.active.passes(from, to, self.time) {
                     self.count("datagram cut");
+                    return;
+                }
+                if self.is_too_large(&bytes) {
+                    self.count("datagram too large");
+                    return;
+                }
+                if self.network.narrow.is_full((from, to), self.time) {
+                    self.count("datagram dropped");
                     return;
                 }
                 let packet = self.network.packet(from, to);
@@ -73,6 +81,18 @@ impl World {
         }
     }
 
+    /// Returns how much longer a frame takes since all that goes its way does not fit at once.
+    fn squeezed(&mut self, from: usize, to: usize, bytes: usize) -> u64 {
+        let Some(kbit) = self.active.bandwidth_kbit() else { return 0 };
+        let packets = bytes.div_ceil(PACKET_BYTES_MAX).max(1);
+        self.network.narrow.carry((from, to), self.time, bytes + packets * (SEAL_BYTES + HEADER_BYTES), kbit)
+    }
+
+    /// Returns whether the path drops the datagrams that carry a frame: longer ones are as many as it takes, each full.
+    fn is_too_large(&self, frame: &[u8]) -> bool {
+        self.active.is_too_large((frame.len() + SEAL_BYTES).min(PACKET_BYTES_MAX))
+    }
+
     pub(super) fn is_live(&self, at: usize, peer: usize, link: u64) -> bool {
         self.network.end(at, peer).is_some_and(|end| end.link == link)
     }
@@ -81,7 +101,7 @@ impl World {
         if !self.is_live(to, from, link) {
             return;
         }
-        if !self.active.passes(from, to, self.time) {
+        if !self.active.passes(from, to, self.time) || self.is_too_large(&frame) {
             if reliable && self.is_live(from, to, link) {
                 let again = self.resend(from, to);
                 self.after(again, Due::Frame { from, to, link, channel, frame, reliable });
@@ -104,8 +124,13 @@ impl World {
         let packet = self.network.packet(from, to);
         let is_damaged = self.mix.chance(Purpose::Corrupt, packet, self.active.corrupted());
         let is_lost = self.mix.chance(Purpose::Loss, packet, self.active.loss());
-        if !self.active.passes(from, to, self.time) || is_lost || is_damaged {
-            if is_damaged && let Some(frame) = self.network.first(from, to, channel, link) {
+        let first = self.network.first(from, to, channel, link);
+        let is_too_large = first.as_ref().is_some_and(|frame| self.is_too_large(frame));
+        if is_too_large {
+            self.count("datagram too large");
+        }
+        if !self.active.passes(from, to, self.time) || is_lost || is_damaged || is_too_large {
+            if is_damaged && let Some(frame) = first {
                 self.damage(packet, channel, &frame);
             }
             let again = self.resend(from, to);
