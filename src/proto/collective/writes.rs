@@ -257,8 +257,9 @@ impl Collective {
     fn keep_snapshot(&mut self, shard: ShardId) {
         if self.documents.changes_since_snapshot(shard) >= SNAPSHOT_AFTER {
             let covers = self.documents.vector(shard).iter().map(|(actor, seq)| (actor.0, *seq)).collect();
-            let snapshot = self.documents.snapshot(shard);
-            self.save(vec![Record::Snapshot { snapshot, covers }], Vec::new());
+            if let Some(snapshot) = self.documents.snapshot(shard) {
+                self.save(vec![Record::Snapshot { snapshot, covers }], Vec::new());
+            }
         }
     }
 
@@ -296,7 +297,7 @@ impl Collective {
         if !self.links.contains_key(&from) || self.writes.quarantined.contains(&from) {
             return;
         }
-        if let Some(answer) = sync::answer(&message, &self.documents) {
+        if let Some(answer) = sync::answer(&message, &mut self.documents) {
             self.say(from, Message::Sync(answer));
         }
         let outcome = match message {
