@@ -302,7 +302,7 @@ impl Life {
                 }
                 Effect::AnswerJoin { id, answer } => {
                     if let Some(stream) = self.join_replies.remove(&id) {
-                        let _ = stream.send(answer);
+                        let _ = stream.send(*answer);
                     }
                 }
                 Effect::Rebirth { reason } => self.rebirth = Some(reason),

@@ -190,7 +190,7 @@ impl World {
                 }
             }
             Effect::Reply { id, response } => self.on_reply(at, id, &response),
-            Effect::AnswerJoin { id, answer } => self.on_answer_join(id, answer),
+            Effect::AnswerJoin { id, answer } => self.on_answer_join(id, *answer),
             Effect::Happened { event, until } => {
                 self.count(crate::trace::counted_as(event.kind));
                 self.note(Some(at), || Seen::Event {

@@ -199,8 +199,8 @@ pub enum Effect {
     AnswerJoin {
         /// Which stream.
         id: JoinId,
-        /// The answer.
-        answer: JoinAnswer,
+        /// The answer; a welcome is several times as large as any other effect.
+        answer: Box<JoinAnswer>,
     },
     /// Run an action for a node that this member acts for.
     Run {
