@@ -162,7 +162,7 @@ impl World {
                 self.save(at, ticket, records);
             }
             effect => {
-                self.trace_words(at, b"effect", &effect);
+                self.trace_effect(at, &effect);
                 self.perform_rare(at, effect);
             }
         }
