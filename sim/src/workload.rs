@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use collective::proto::collective::{Collective, RequestId};
 use collective::proto::document::Entity;
-use collective::proto::name::NodeName;
+use collective::proto::name::{MemberName, NodeName};
 use collective::proto::request::{ErrorCode, Request, Response, Standing};
 use collective::proto::roster::Role;
 
@@ -89,6 +89,24 @@ impl Ledger {
     /// Notes that something was asked of a member.
     pub(crate) fn note(&mut self, at: usize, op: Op, since: u64) {
         self.0.push(Asked { op, at, since, outcome: None, answered: 0 });
+    }
+}
+
+/// Draws which of so many members is to change.
+pub(crate) fn member_to_change(mix: Mix, members: usize) -> usize {
+    mix.bits(Purpose::Workload, 100) as usize % members
+}
+
+/// Draws what deletes a member, has whoever is asked leave, or changes the member's role; with the word for it.
+pub(crate) fn change_of_members(mix: Mix, member: MemberName) -> (&'static str, Request) {
+    let draw = |index: u64| mix.bits(Purpose::Workload, 100 + index) as usize;
+    match draw(1) % 5 {
+        0 | 1 => ("delete", Request::Delete { member, force: true, dry_run: false }),
+        2 => ("leave", Request::Leave),
+        _ => {
+            let role = [Role::Voter, Role::Nonvoting, Role::Voter, Role::Witness][draw(2) % 4];
+            ("role", Request::SetRole { member, role })
+        }
     }
 }
 
@@ -224,25 +242,16 @@ impl World {
                 let member = self.sites[draw(3) % self.sites.len()].name.clone();
                 self.ask(at, Op::Named("drain"), Request::Drain { member, drain: draw(4) % 2 == 0 });
             }
-            3 if self.churn => self.change_members(at, mix),
+            3 if self.churn => {
+                self.count("change of members");
+                // Whoever is deleted is invited again, see [`World::care`].
+                let member = self.sites[member_to_change(mix, self.sites.len())].name.clone();
+                let (op, request) = change_of_members(mix, member);
+                self.ask(at, Op::Named(op), request);
+            }
             3 => self.ask(at, Op::Named("status"), Request::Status),
             4 => self.ask(at, Op::Named("managers"), Request::Managers { nodes: None, why: true }),
             _ => self.write(at, node),
-        }
-    }
-
-    /// Deletes a member, has it leave, or changes its role. Whoever is deleted is invited again, see [`World::care`].
-    fn change_members(&mut self, at: usize, mix: Mix) {
-        let draw = |index: u64| mix.bits(Purpose::Workload, 100 + index) as usize;
-        let member = self.sites[draw(0) % self.sites.len()].name.clone();
-        self.count("change of members");
-        match draw(1) % 5 {
-            0 | 1 => self.ask(at, Op::Named("delete"), Request::Delete { member, force: true, dry_run: false }),
-            2 => self.ask(at, Op::Named("leave"), Request::Leave),
-            _ => {
-                let role = [Role::Voter, Role::Nonvoting, Role::Voter, Role::Witness][draw(2) % 4];
-                self.ask(at, Op::Named("role"), Request::SetRole { member, role });
-            }
         }
     }
 

@@ -21,7 +21,7 @@ impl State {
     pub(super) fn healthy(&self) -> Vec<usize> {
         let broken = |at| self.faults.iter().any(|fault| fault.until.is_none() && fault.kind.breaks(at));
         (0..self.sites.len())
-            .filter(|at| !broken(*at) && self.sites[*at].life > 0 && self.sites[*at].downs == 0)
+            .filter(|at| !broken(*at) && self.sites[*at].member.is_some() && self.sites[*at].downs == 0)
             .collect()
     }
 

@@ -14,7 +14,7 @@ use crate::fault::{Kind, MS};
 use crate::mix::Purpose;
 use crate::scenario::Load;
 use crate::site::name;
-use crate::workload::Outcome;
+use crate::workload::{Outcome, change_of_members, member_to_change};
 
 impl Director {
     /// Asks at random times until the end.
@@ -30,7 +30,7 @@ impl Director {
                 if director.is_over() || director.stage.lock().time() >= end {
                     return;
                 }
-                director.work(turn, load.moves);
+                director.work(turn, load);
             }
         });
     }
@@ -75,7 +75,7 @@ impl Director {
     }
 
     /// One turn of the random load.
-    fn work(&self, turn: u64, moves: bool) {
+    fn work(&self, turn: u64, load: Load) {
         let mut state = self.stage.lock();
         let mix = state.mix.fork(Purpose::Workload, turn);
         let draw = |index| mix.bits(Purpose::Workload, index) as usize;
@@ -86,7 +86,7 @@ impl Director {
         let at = awake[draw(0) % awake.len()];
         let node = draw(1) % state.nodes.len();
         let (nodes, candidates) = (state.nodes[node].0.to_string(), state.nodes[node].1.clone());
-        let kind = if moves { draw(2) % 20 } else { 19 };
+        let kind = if load.moves { draw(2) % 20 } else { 19 };
         let member_of = |number: usize| MemberName::new(&name(number)).ok();
         let request = match kind {
             0 | 1 => {
@@ -94,6 +94,11 @@ impl Director {
             }
             2 => member_of(draw(3) % state.sites.len())
                 .map(|member| Request::Drain { member, drain: draw(4).is_multiple_of(2) }),
+            3 if load.churn => {
+                state.count("change of members");
+                let member = member_of(member_to_change(mix, state.sites.len()));
+                member.map(|member| change_of_members(mix, member).1)
+            }
             3 => Some(Request::Status),
             4 => Some(Request::Managers { nodes: None, why: true }),
             _ => None,
