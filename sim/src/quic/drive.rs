@@ -124,6 +124,10 @@ impl Director {
                     state.count("stopped by the disk");
                     state.gone(member, Death::Killed);
                 }
+                Err(_) if state.has_no_room_for_a_store(member) => {
+                    state.count("stopped by the full disk");
+                    state.gone(member, Death::Killed);
+                }
                 Err(error) => state.violate(Rule::NothingLost, format!("the daemon of m{member} failed: {error:#}")),
             }
         });

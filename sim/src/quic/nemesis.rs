@@ -127,7 +127,10 @@ impl Director {
             }
             Kind::Clone { member, on } => self.end_clone(*member, *on),
             Kind::Pause(member) => self.pause(*member, false),
-            Kind::DiskFull(member) => self.stage.lock().sites[*member].disk.set_full(false),
+            Kind::DiskFull(member) => {
+                self.stage.lock().sites[*member].disk.set_full(false);
+                self.boot(*member);
+            }
             Kind::FsyncError(member) => {
                 self.stage.lock().sites[*member].disk.set_broken(false);
                 self.boot(*member);
