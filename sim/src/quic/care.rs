@@ -59,6 +59,7 @@ impl Site {
         self.member = None;
         self.seen = None;
         self.set_back = None;
+        self.cloned_by = None;
         self.asked.clear();
         self.keys.clear();
     }
@@ -129,8 +130,8 @@ impl Director {
         self.boot(member);
     }
 
-    /// Starts a copy of a member on a spare machine.
-    pub(super) fn start_clone(&self, member: usize, on: usize) {
+    /// Starts a copy of a member on a spare machine, by a fault.
+    pub(super) fn start_clone(&self, member: usize, on: usize, fault: usize) {
         {
             let mut state = self.stage.lock();
             if state.sites[on].is_up() || state.sites[on].member.is_some() || state.sites[member].member.is_none() {
@@ -138,20 +139,21 @@ impl Director {
             }
             let copy = state.sites[member].copied();
             state.sites[on].put_back(&copy);
+            state.sites[on].cloned_by = Some(fault);
         }
         self.boot(on);
     }
 
     /// Switches the copy off; the original has a rival's past and is set up anew.
-    pub(super) fn end_clone(&self, member: usize, on: usize) {
-        let (is_its, was_up) = {
+    pub(super) fn end_clone(&self, member: usize, on: usize, fault: usize) {
+        let was_up = {
             let state = self.stage.lock();
             // Another one may run there, when two were to begin at once.
-            (state.sites[on].member == state.sites[member].member, state.sites[on].is_up())
+            if state.sites[on].cloned_by != Some(fault) {
+                return;
+            }
+            state.sites[on].is_up()
         };
-        if !is_its {
-            return;
-        }
         self.die(on, Death::Power);
         let mut state = self.stage.lock();
         state.sites[on].wipe();

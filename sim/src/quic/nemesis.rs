@@ -92,7 +92,7 @@ impl Director {
             Kind::WallClock { member, by_ms } => self.stage.lock().sites[*member].clock.set_wall(*by_ms),
             Kind::Rotate(member) => self.ask_aside(*member, Request::Gencert { rotate: true }),
             Kind::Restore { member, .. } => self.bring_down(&[*member], Death::Killed),
-            Kind::Clone { member, on } => self.start_clone(*member, *on),
+            Kind::Clone { member, on } => self.start_clone(*member, *on, number),
             Kind::JoinCrash { joiner, via, step } => {
                 self.set_up_anew(*joiner);
                 self.stage.lock().disturbed.insert(*joiner, (*via, *step));
@@ -125,7 +125,7 @@ impl Director {
                 self.roll_back(*member, number);
                 self.bring_up(&[*member]);
             }
-            Kind::Clone { member, on } => self.end_clone(*member, *on),
+            Kind::Clone { member, on } => self.end_clone(*member, *on, number),
             Kind::Pause(member) => self.pause(*member, false),
             Kind::DiskFull(member) => {
                 self.stage.lock().sites[*member].disk.set_full(false);

@@ -189,6 +189,8 @@ pub(super) struct Site {
     pub(super) told: u64,
     /// Since when its disk is one of the past, or has a rival's.
     pub(super) set_back: Option<u64>,
+    /// The fault by which it is a copy of another one.
+    pub(super) cloned_by: Option<usize>,
     /// Through whom it is being invited again.
     pub(super) host: Option<usize>,
 }
@@ -225,6 +227,7 @@ impl Site {
             birth: 0,
             told: 0,
             set_back: None,
+            cloned_by: None,
             host: None,
         }
     }
