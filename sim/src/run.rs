@@ -145,7 +145,7 @@ fn drive(world: &mut World, scenario: &Scenario, until_ms: Option<u64>, started:
     let window_ms = until_ms.map_or(scenario.window_ms, |until| until.min(scenario.window_ms));
     world.schedule(scenario.faults.clone());
     if scenario.load.churn || scenario.faults.iter().any(|fault| !fault.kind.forgets().is_empty()) {
-        world.start_care(scenario.load.churn);
+        world.start_care();
     }
     world.start_work(scenario.load.every_ms * MS);
     world.start_actions(scenario.load.actions_every_ms * MS);

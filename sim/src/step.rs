@@ -6,6 +6,7 @@ use collective::proto::request::{ErrorCode, Request, Target, Wait};
 use collective::proto::roster::Role;
 
 use crate::fault::MS;
+use crate::site::name;
 use crate::workload::{Op, Outcome};
 use crate::world::World;
 
@@ -120,6 +121,52 @@ pub(crate) enum Answer {
     Refused(ErrorCode),
     /// It is not known what became of it.
     Unknown,
+}
+
+impl What {
+    /// Returns what a member is asked, and the word for it; none for what takes more than one question.
+    pub(crate) fn request(&self) -> Option<(&'static str, Request)> {
+        let named = |member: usize| MemberName::new(&name(member)).ok();
+        let (word, request) = match self {
+            Self::Write | Self::Invite { .. } => return None,
+            Self::Define { node, candidates } => {
+                let assignments = vec![format!("collective.managercandidates={candidates}")];
+                ("define", Request::DefineNodes { nodes: node.clone(), assignments })
+            }
+            Self::Delete { member } => {
+                ("delete", Request::Delete { member: named(*member)?, force: true, dry_run: false })
+            }
+            Self::Set { nodes, assignment } => ("set", set(nodes, assignment)),
+            Self::Voters { ideal, replace_after_ms } => {
+                ("voters", Request::Voters { ideal: Some(*ideal), replace_after_ms: Some(*replace_after_ms) })
+            }
+            Self::Leave => ("leave", Request::Leave),
+            Self::Role { member, role } => ("role", Request::SetRole { member: named(*member)?, role: *role }),
+            Self::Move { node, to } => ("move", Request::Move { nodes: node.clone(), to: named(*to)?, dry_run: false }),
+            Self::Drain { member, drain } => ("drain", Request::Drain { member: named(*member)?, drain: *drain }),
+            Self::Run { nodes } => ("run", run_action(nodes)),
+        };
+        Some((word, request))
+    }
+
+    /// Returns the node that it defines, with its candidates among so many members.
+    pub(crate) fn defined(&self, members: usize) -> Option<(NodeName, Vec<usize>)> {
+        let Self::Define { node, candidates } = self else { return None };
+        let number = |candidate: &str| (0..members).find(|at| name(*at) == candidate);
+        Some((NodeName::new(node).ok()?, candidates.split(',').filter_map(number).collect()))
+    }
+}
+
+impl Answer {
+    /// Says what was answered in its place.
+    pub(crate) fn expect(self, via: usize, outcome: &Outcome) -> Result<(), String> {
+        let is_it = match (self, outcome) {
+            (Self::Done, Outcome::Done) | (Self::Unknown, Outcome::Unknown) => true,
+            (Self::Refused(wanted), Outcome::Refused(code)) => wanted == *code,
+            _ => false,
+        };
+        if is_it { Ok(()) } else { Err(format!("m{via} should answer {self:?}, and answers {outcome:?}")) }
+    }
 }
 
 /// How often the steps look, in nanoseconds.
@@ -297,13 +344,7 @@ impl World {
                 _ => self.ledger.0.get(asked).and_then(|asked| asked.outcome.clone()),
             };
             if let Some(outcome) = outcome {
-                let is_wanted = match (wanted, &outcome) {
-                    (Answer::Done, Outcome::Done) | (Answer::Unknown, Outcome::Unknown) => true,
-                    (Answer::Refused(wanted), Outcome::Refused(code)) => wanted == *code,
-                    _ => false,
-                };
-                let what = || format!("m{} should answer {wanted:?}, and answers {outcome:?}", act.via);
-                return if is_wanted { Ok(()) } else { Err(what()) };
+                return wanted.expect(act.via, &outcome);
             }
             if self.time >= end || !self.checker.violations.is_empty() {
                 return Err(format!("m{} does not answer in time", act.via));
@@ -313,34 +354,18 @@ impl World {
     }
 
     fn start_act(&mut self, act: &Act) {
-        let via = act.via;
-        let named = |member: usize| self.sites[member].name.clone();
-        let (op, request) = match &act.what {
-            What::Write => return self.write(via, 0),
+        match &act.what {
+            What::Write => self.write(act.via, 0),
             What::Invite { member, dies } => {
-                self.enrol(*member, via, *dies);
-                return;
+                self.enrol(*member, act.via, *dies);
             }
-            What::Define { node, candidates } => {
-                let Ok(name) = NodeName::new(node) else { return };
-                let members = candidates.split(',').filter_map(|one| MemberName::new(one).ok());
-                let members = members.filter_map(|name| self.sites.iter().position(|site| site.name == name)).collect();
-                self.nodes.push((name, members));
-                let assignments = vec![format!("collective.managercandidates={candidates}")];
-                ("define", Request::DefineNodes { nodes: node.clone(), assignments })
+            what => {
+                self.nodes.extend(what.defined(self.sites.len()));
+                if let Some((word, request)) = what.request() {
+                    self.ask(act.via, Op::Named(word), request);
+                }
             }
-            What::Delete { member } => {
-                ("delete", Request::Delete { member: named(*member), force: true, dry_run: false })
-            }
-            What::Set { nodes, assignment } => ("set", set(nodes, assignment)),
-            What::Voters { ideal, replace_after_ms } => ("voters", want_voters(*ideal, *replace_after_ms)),
-            What::Leave => ("leave", Request::Leave),
-            What::Role { member, role } => ("role", Request::SetRole { member: named(*member), role: *role }),
-            What::Move { node, to } => ("move", Request::Move { nodes: node.clone(), to: named(*to), dry_run: false }),
-            What::Drain { member, drain } => ("drain", Request::Drain { member: named(*member), drain: *drain }),
-            What::Run { nodes } => ("run", run_action(nodes)),
-        };
-        self.ask(via, Op::Named(op), request);
+        }
     }
 }
 
@@ -354,11 +379,6 @@ pub(crate) fn set(nodes: &str, assignment: &str) -> Request {
         dry_run: false,
         yes: true,
     }
-}
-
-/// Returns the request to have so many voters.
-pub(crate) fn want_voters(ideal: usize, replace_after_ms: u64) -> Request {
-    Request::Voters { ideal: Some(ideal), replace_after_ms: Some(replace_after_ms) }
 }
 
 /// Returns the request to run an action on nodes.

@@ -4,14 +4,15 @@ use std::rc::Rc;
 
 use collective::proto::collective::{Collective, RequestId};
 use collective::proto::document::Entity;
-use collective::proto::name::NodeName;
+use collective::proto::name::{MemberName, NodeName};
 use collective::proto::request::{ErrorCode, Request, Response, Standing};
 use collective::proto::roster::Role;
 
 use crate::check::{Authority, Rule};
 use crate::fault::{MS, SECOND};
 use crate::mix::{Mix, Purpose};
-use crate::scenario::Scenario;
+use crate::scenario::{Load, Scenario};
+use crate::site::name;
 use crate::trace::Seen;
 use crate::world::World;
 
@@ -90,6 +91,73 @@ impl Ledger {
     pub(crate) fn note(&mut self, at: usize, op: Op, since: u64) {
         self.0.push(Asked { op, at, since, outcome: None, answered: 0 });
     }
+}
+
+/// One turn of the random load: what is asked, and of whom.
+#[derive(Debug)]
+pub(crate) enum Turn {
+    /// A write of one attribute of that node.
+    Write { at: usize, node: usize },
+    /// Something else, and the word for it.
+    Ask { at: usize, word: &'static str, request: Request },
+}
+
+impl Turn {
+    /// Draws a turn; none when nobody is awake or there is nothing to ask about.
+    ///
+    /// `nodes` come with their candidates. With churn members of so many are deleted, leave, or change their role.
+    pub(crate) fn draw(
+        mix: Mix,
+        load: Load,
+        awake: &[usize],
+        nodes: &[(NodeName, Vec<usize>)],
+        members: usize,
+    ) -> Option<Self> {
+        let draw = |index| mix.bits(Purpose::Workload, index) as usize;
+        if awake.is_empty() || nodes.is_empty() {
+            return None;
+        }
+        let (at, node) = (awake[draw(0) % awake.len()], draw(1) % nodes.len());
+        let (name, candidates) = &nodes[node];
+        let (word, request) = match if load.moves { draw(2) % 20 } else { 19 } {
+            0 | 1 => {
+                let to = named(candidates[draw(3) % candidates.len()])?;
+                ("move", Request::Move { nodes: name.to_string(), to, dry_run: false })
+            }
+            2 => {
+                let member = named(draw(3) % members)?;
+                ("drain", Request::Drain { member, drain: draw(4).is_multiple_of(2) })
+            }
+            3 if load.churn => change_of_members(mix, members)?,
+            3 => ("status", Request::Status),
+            4 => ("managers", Request::Managers { nodes: None, why: true }),
+            _ => return Some(Self::Write { at, node }),
+        };
+        Some(Self::Ask { at, word, request })
+    }
+
+    /// Returns what the coverage counts a question under.
+    pub(crate) fn counted_as(word: &str) -> &'static str {
+        if ["delete", "leave", "role"].contains(&word) { "change of members" } else { "other request" }
+    }
+}
+
+/// Draws what deletes one of so many members, has whoever is asked leave, or changes a member's role; and the word for it.
+fn change_of_members(mix: Mix, members: usize) -> Option<(&'static str, Request)> {
+    let draw = |index: u64| mix.bits(Purpose::Workload, 100 + index) as usize;
+    let member = named(draw(0) % members)?;
+    Some(match draw(1) % 5 {
+        0 | 1 => ("delete", Request::Delete { member, force: true, dry_run: false }),
+        2 => ("leave", Request::Leave),
+        _ => {
+            let role = [Role::Voter, Role::Nonvoting, Role::Voter, Role::Witness][draw(2) % 4];
+            ("role", Request::SetRole { member, role })
+        }
+    })
+}
+
+fn named(member: usize) -> Option<MemberName> {
+    MemberName::new(&name(member)).ok()
 }
 
 impl World {
@@ -206,43 +274,14 @@ impl World {
     pub(crate) fn work(&mut self) {
         self.works += 1;
         let mix = self.mix.fork(Purpose::Workload, self.works);
-        let draw = |index| mix.bits(Purpose::Workload, index) as usize;
         let awake: Vec<_> = (0..self.sites.len()).filter(|at| self.sites[*at].is_awake()).collect();
-        if awake.is_empty() || self.nodes.is_empty() {
-            return;
-        }
-        let at = awake[draw(0) % awake.len()];
-        let node = draw(1) % self.nodes.len();
-        let (name, candidates) = self.nodes[node].clone();
-        let kind = if self.only_writes { 19 } else { draw(2) % 20 };
-        match kind {
-            0 | 1 => {
-                let to = self.sites[candidates[draw(3) % candidates.len()]].name.clone();
-                self.ask(at, Op::Named("move"), Request::Move { nodes: name.to_string(), to, dry_run: false });
+        match Turn::draw(mix, self.load, &awake, &self.nodes, self.sites.len()) {
+            Some(Turn::Write { at, node }) => self.write(at, node),
+            Some(Turn::Ask { at, word, request }) => {
+                self.count(Turn::counted_as(word));
+                self.ask(at, Op::Named(word), request);
             }
-            2 => {
-                let member = self.sites[draw(3) % self.sites.len()].name.clone();
-                self.ask(at, Op::Named("drain"), Request::Drain { member, drain: draw(4) % 2 == 0 });
-            }
-            3 if self.churn => self.change_members(at, mix),
-            3 => self.ask(at, Op::Named("status"), Request::Status),
-            4 => self.ask(at, Op::Named("managers"), Request::Managers { nodes: None, why: true }),
-            _ => self.write(at, node),
-        }
-    }
-
-    /// Deletes a member, has it leave, or changes its role. Whoever is deleted is invited again, see [`World::care`].
-    fn change_members(&mut self, at: usize, mix: Mix) {
-        let draw = |index: u64| mix.bits(Purpose::Workload, 100 + index) as usize;
-        let member = self.sites[draw(0) % self.sites.len()].name.clone();
-        self.count("change of members");
-        match draw(1) % 5 {
-            0 | 1 => self.ask(at, Op::Named("delete"), Request::Delete { member, force: true, dry_run: false }),
-            2 => self.ask(at, Op::Named("leave"), Request::Leave),
-            _ => {
-                let role = [Role::Voter, Role::Nonvoting, Role::Voter, Role::Witness][draw(2) % 4];
-                self.ask(at, Op::Named("role"), Request::SetRole { member, role });
-            }
+            None => {}
         }
     }
 

@@ -28,7 +28,7 @@ use crate::mix::{Mix, Purpose};
 use crate::network::{Frame, Network};
 use crate::queue::Queue;
 use crate::run::Options;
-use crate::scenario::{Scenario, Usual};
+use crate::scenario::{Load, Scenario, Usual};
 use crate::site::{Death, Site};
 use crate::trace::Trace;
 use crate::workload::Ledger;
@@ -184,10 +184,8 @@ pub(crate) struct World {
     /// How often it asks for an action; not at all when zero.
     pub(crate) act_every: u64,
     pub(crate) works: u64,
-    /// Whether the load moves and drains nothing.
-    pub(crate) only_writes: bool,
-    /// Whether members are deleted and invited again.
-    pub(crate) churn: bool,
+    /// What is asked, besides writes.
+    pub(crate) load: Load,
     /// Whether who is no member any more is invited again.
     pub(crate) cares: bool,
     heard: Heard,
@@ -248,8 +246,7 @@ impl World {
             work_every: 0,
             act_every: 0,
             works: 0,
-            only_writes: !scenario.load.moves,
-            churn: false,
+            load: scenario.load,
             cares: false,
             heard: Heard::new(count),
             keys: BTreeMap::new(),
@@ -394,9 +391,8 @@ impl World {
         }
     }
 
-    /// Begins to invite whoever is no member any more; with churn, members are deleted and leave as well.
-    pub(crate) fn start_care(&mut self, churn: bool) {
-        self.churn = churn;
+    /// Begins to invite whoever is no member any more.
+    pub(crate) fn start_care(&mut self) {
         self.cares = true;
         self.after(SECOND, Due::Care);
     }

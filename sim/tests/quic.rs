@@ -48,6 +48,22 @@ fn scenarios_of_level_core_hold_for_whole_daemons() {
 }
 
 #[test]
+fn who_lost_its_disk_or_its_name_is_set_up_anew_and_let_in_again() {
+    for (scenario, what) in [
+        ("disk-lost", "power-wiped"),
+        ("backup-restored", "restore"),
+        ("cloned-identity", "clone"),
+        ("key-rotation", "key switched"),
+        ("join-crash", "join disturbed"),
+    ] {
+        let report = report(scenario, "1");
+        assert!(report["coverage"][what].as_u64() > Some(0), "{scenario}: {what} never came up");
+        let enrolled = report["coverage"]["enrolled"].as_u64();
+        assert!(what == "key switched" || enrolled > Some(4), "{scenario}: nobody was invited again");
+    }
+}
+
+#[test]
 fn an_acknowledged_write_is_looked_for_on_the_disks() {
     let report = report("healthy-three", "1");
     let seen = |what: &str| report["coverage"][what].as_u64();

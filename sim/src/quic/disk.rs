@@ -94,6 +94,39 @@ impl Disk {
         contents.unsynced.clear();
     }
 
+    /// Makes a disk that holds what is durable on this one.
+    pub(super) fn copied(&self) -> Self {
+        let contents = self.lock();
+        let (identities, bytes) = (contents.identities.clone(), contents.synced.clone());
+        Self(Arc::new(Mutex::new(Contents {
+            identities,
+            current: bytes.clone(),
+            synced: bytes,
+            ..Contents::default()
+        })))
+    }
+
+    /// Holds what another one holds, and nothing else.
+    pub(super) fn become_copy_of(&self, other: &Self) {
+        let other = other.copied();
+        let from = other.lock();
+        self.wipe();
+        let mut contents = self.lock();
+        contents.identities.clone_from(&from.identities);
+        contents.current.clone_from(&from.current);
+        contents.synced.clone_from(&from.synced);
+    }
+
+    /// Holds nothing any more.
+    pub(super) fn wipe(&self) {
+        let mut contents = self.lock();
+        contents.epoch += 1;
+        contents.identities = [None, None];
+        contents.current.clear();
+        contents.synced.clear();
+        contents.unsynced.clear();
+    }
+
     /// The process ended: nothing that it still holds is written any more.
     pub(super) fn detach(&self) {
         self.lock().epoch += 1;

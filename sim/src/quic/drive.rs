@@ -124,6 +124,10 @@ impl Director {
                     state.count("stopped by the disk");
                     state.gone(member, Death::Killed);
                 }
+                Err(_) if state.has_no_room_for_a_store(member) => {
+                    state.count("stopped by the full disk");
+                    state.gone(member, Death::Killed);
+                }
                 Err(error) => state.violate(Rule::NothingLost, format!("the daemon of m{member} failed: {error:#}")),
             }
         });
@@ -225,7 +229,8 @@ impl Director {
     pub(super) async fn join(&self, joiner: usize, token: String, server: Option<String>) -> Result<(), String> {
         let wait_ms = u64::try_from(JOIN_WITHIN.as_millis()).unwrap_or(u64::MAX);
         let token = collective::proto::request::TokenText(token);
-        let request = Request::Join { server, token, replace: false, wait_ms };
+        // What the joiner holds is not wanted.
+        let request = Request::Join { server, token, replace: true, wait_ms };
         match self.ask(joiner, request, JOIN_WITHIN).await {
             Some(Response::Done(_)) => {
                 self.stage.lock().count("enrolled");
@@ -276,6 +281,9 @@ impl Director {
         let begin = self.stage.lock().time();
         self.schedule(scenario.faults.clone());
         let end = begin + scenario.window_ms * MS;
+        if scenario.load.churn || scenario.faults.iter().any(|fault| !fault.kind.forgets().is_empty()) {
+            self.start_care(scenario.joined);
+        }
         self.start_load(scenario.load, end);
         for step in &scenario.steps {
             self.sleep_until(begin + step.at_ms * MS).await;

@@ -17,11 +17,18 @@ impl State {
         site.birth += 1;
     }
 
+    /// Returns whether a member's disk is full while it makes a store, as a new machine or as one that is let in: the
+    /// service manager starts it again when there is room. One that has its store must go on.
+    pub(super) fn has_no_room_for_a_store(&self, member: usize) -> bool {
+        let site = &self.sites[member];
+        self.active.is_disk_full(member) && (site.seen.is_none() || site.host.is_some())
+    }
+
     /// Returns the members that no fault breaks for ever.
     pub(super) fn healthy(&self) -> Vec<usize> {
         let broken = |at| self.faults.iter().any(|fault| fault.until.is_none() && fault.kind.breaks(at));
         (0..self.sites.len())
-            .filter(|at| !broken(*at) && self.sites[*at].life > 0 && self.sites[*at].downs == 0)
+            .filter(|at| !broken(*at) && self.sites[*at].member.is_some() && self.sites[*at].downs == 0)
             .collect()
     }
 

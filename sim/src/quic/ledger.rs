@@ -27,14 +27,32 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
+    /// A member stores a change: it is one of each write that it was asked for and whose attribute is in it. A write may
+    /// wait for a new roster, so it need not become a change when it is asked for.
+    pub(super) fn note_change(&mut self, at: usize, change: ChangeId, bytes: &[u8]) {
+        let asked = self.requests.range((at, 0)..=(at, u64::MAX)).map(|(_, number)| *number);
+        for write in asked {
+            let write = &mut self.writes[write];
+            if names(bytes, write.key.as_bytes()) && !write.changes.contains(&change) {
+                write.changes.push(change);
+            }
+        }
+    }
+
     /// Returns the number of the write that sets that attribute.
     pub(super) fn number_of(assignment: &str) -> Option<usize> {
         assignment.strip_prefix("custom.w")?.split_once('=')?.0.parse().ok()
     }
 }
 
+/// Returns whether a change names an attribute: its text is in the bytes, and no longer number begins with it.
+fn names(bytes: &[u8], key: &[u8]) -> bool {
+    let ends = |rest: &[u8]| rest.starts_with(key) && !rest.get(key.len()).is_some_and(u8::is_ascii_digit);
+    (0..bytes.len()).any(|start| ends(&bytes[start..]))
+}
+
 /// The changes that a member's disk holds, and the incarnation.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Durable {
     pub(super) incarnation: u64,
     changes: BTreeSet<(u8, u64, [u8; 16], u64)>,
@@ -84,6 +102,13 @@ mod tests {
         let covers = vec![([7; 16], 2)];
         durable.note(&Record::Snapshot { shard: 3, generation: 1, bytes: vec![], covers });
         assert!(durable.holds(&change(2)) && !durable.holds(&change(3)));
+    }
+
+    #[test]
+    fn a_change_belongs_to_the_writes_that_it_names() {
+        let change = b"..node/n1/custom.w17...v17";
+        assert!(names(change, b"custom.w17"));
+        assert!(!names(change, b"custom.w1") && !names(change, b"custom.w171"));
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use collective::proto::name::MemberName;
 use collective::proto::request::Request;
 use tokio::task::JoinHandle;
 
@@ -13,8 +12,7 @@ use crate::check::Rule;
 use crate::fault::{Kind, MS};
 use crate::mix::Purpose;
 use crate::scenario::Load;
-use crate::site::name;
-use crate::workload::Outcome;
+use crate::workload::{Outcome, Turn};
 
 impl Director {
     /// Asks at random times until the end.
@@ -30,7 +28,7 @@ impl Director {
                 if director.is_over() || director.stage.lock().time() >= end {
                     return;
                 }
-                director.work(turn, load.moves);
+                director.work(turn, load);
             }
         });
     }
@@ -75,36 +73,21 @@ impl Director {
     }
 
     /// One turn of the random load.
-    fn work(&self, turn: u64, moves: bool) {
-        let mut state = self.stage.lock();
-        let mix = state.mix.fork(Purpose::Workload, turn);
-        let draw = |index| mix.bits(Purpose::Workload, index) as usize;
-        let awake: Vec<_> = (0..state.sites.len()).filter(|at| state.sites[*at].is_awake()).collect();
-        if awake.is_empty() || state.nodes.is_empty() {
-            return;
-        }
-        let at = awake[draw(0) % awake.len()];
-        let node = draw(1) % state.nodes.len();
-        let (nodes, candidates) = (state.nodes[node].0.to_string(), state.nodes[node].1.clone());
-        let kind = if moves { draw(2) % 20 } else { 19 };
-        let member_of = |number: usize| MemberName::new(&name(number)).ok();
-        let request = match kind {
-            0 | 1 => {
-                member_of(candidates[draw(3) % candidates.len()]).map(|to| Request::Move { nodes, to, dry_run: false })
+    fn work(&self, turn: u64, load: Load) {
+        let drawn = {
+            let mut state = self.stage.lock();
+            let mix = state.mix.fork(Purpose::Workload, turn);
+            let awake: Vec<_> = (0..state.sites.len()).filter(|at| state.sites[*at].is_awake()).collect();
+            let drawn = Turn::draw(mix, load, &awake, &state.nodes, state.sites.len());
+            if let Some(Turn::Ask { word, .. }) = &drawn {
+                state.count(Turn::counted_as(word));
             }
-            2 => member_of(draw(3) % state.sites.len())
-                .map(|member| Request::Drain { member, drain: draw(4).is_multiple_of(2) }),
-            3 => Some(Request::Status),
-            4 => Some(Request::Managers { nodes: None, why: true }),
-            _ => None,
+            drawn
         };
-        if request.is_some() {
-            state.count("other request");
-        }
-        drop(state);
-        match request {
-            Some(request) => self.ask_aside(at, request),
-            None => drop(self.write(at, node)),
+        match drawn {
+            Some(Turn::Write { at, node }) => drop(self.write(at, node)),
+            Some(Turn::Ask { at, request, .. }) => self.ask_aside(at, request),
+            None => {}
         }
     }
 }

@@ -4,6 +4,7 @@
 //! repeats itself byte for byte. See docs/simulation.md for what had to be set, and where.
 
 pub(crate) mod apart;
+mod care;
 mod crypto;
 mod disk;
 mod drive;
@@ -83,14 +84,13 @@ fn at_this_level(scenario: &Scenario, seed: u64) -> anyhow::Result<Scenario> {
     let mut scenario = scenario.clone();
     if let Some(random) = &mut scenario.random {
         random.kinds.retain(|word| nemesis::is_simulated(word));
-        random.churn = false;
     }
     let scenario = scenario.expanded(seed);
     if let Some(fault) = scenario.faults.iter().find(|fault| !nemesis::is_simulated(fault.kind.word())) {
         bail!("the fault {} is not simulated at level quic", fault.kind.word());
     }
-    if scenario.load.churn || scenario.planted.is_some() || scenario.violates.is_some() {
-        bail!("scenarios with churn, or with a rule broken on purpose, are not run at level quic");
+    if scenario.planted.is_some() || scenario.violates.is_some() {
+        bail!("scenarios with a rule broken on purpose are not run at level quic");
     }
     Ok(scenario)
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use quinn::{AsyncTimer, AsyncUdpSocket, Runtime, TokioRuntime};
 use tokio::task::AbortHandle;
@@ -19,6 +19,8 @@ pub(super) struct Process(Arc<Mutex<State>>);
 #[derive(Default)]
 struct State {
     paused: bool,
+    /// Until when its only processor is at work.
+    busy_until: Option<tokio::time::Instant>,
     dead: bool,
     /// Who wants to go on when the pause is over.
     waiting: Vec<Waker>,
@@ -50,7 +52,35 @@ impl Process {
     pub(super) fn pause(&self, paused: bool) {
         let mut state = self.lock();
         state.paused = paused;
-        if !paused {
+        if !paused && state.busy_until.is_none() {
+            state.waiting.drain(..).for_each(Waker::wake);
+        }
+    }
+
+    /// Lets nothing of it happen for that much longer: it is still at what it did last.
+    pub(super) fn work_for(&self, long: Duration) {
+        let now = tokio::time::Instant::now();
+        let mut state = self.lock();
+        let is_first = state.busy_until.is_none();
+        state.busy_until = Some(state.busy_until.unwrap_or(now) + long);
+        drop(state);
+        if is_first {
+            tokio::spawn(self.clone().rest());
+        }
+    }
+
+    /// Waits until its work is done, and lets it go on.
+    async fn rest(self) {
+        loop {
+            let until = self.lock().busy_until;
+            match until.filter(|until| *until > tokio::time::Instant::now()) {
+                Some(until) => tokio::time::sleep_until(until).await,
+                None => break,
+            }
+        }
+        let mut state = self.lock();
+        state.busy_until = None;
+        if !state.paused {
             state.waiting.drain(..).for_each(Waker::wake);
         }
     }
@@ -79,7 +109,7 @@ impl Future for Gated {
             if state.dead {
                 return Poll::Ready(());
             }
-            if state.paused {
+            if state.paused || state.busy_until.is_some() {
                 state.waiting.push(cx.waker().clone());
                 return Poll::Pending;
             }
@@ -109,8 +139,6 @@ impl Runtime for Process {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
-    use std::time::Duration;
-
     use tokio::time::sleep;
 
     use super::*;
@@ -135,8 +163,14 @@ mod tests {
         process.pause(false);
         sleep(Duration::from_millis(15)).await;
         assert_eq!(count(), 7, "what was due, and the next");
+        process.work_for(Duration::from_millis(30));
+        process.work_for(Duration::from_millis(30));
+        sleep(Duration::from_millis(59)).await;
+        assert_eq!(count(), 7, "one piece of work after the other");
+        sleep(Duration::from_millis(15)).await;
+        assert_eq!(count(), 9, "what was due, and the next");
         process.kill();
         sleep(Duration::from_millis(100)).await;
-        assert_eq!(count(), 7);
+        assert_eq!(count(), 9);
     }
 }

@@ -12,6 +12,7 @@ use ring::digest;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::care::{Doom, Past};
 use super::disk::Disk;
 use super::home::Writer;
 use super::ledger::{Durable, Ledger};
@@ -45,6 +46,9 @@ impl Stage {
             ledger: Ledger::default(),
             wanted: BTreeSet::new(),
             found: BTreeMap::new(),
+            past: BTreeMap::new(),
+            disturbed: BTreeMap::new(),
+            doomed: None,
             checker: Checker::default(),
             coverage: BTreeMap::new(),
             hash: digest::Context::new(&digest::SHA256),
@@ -85,6 +89,12 @@ pub(super) struct State {
     /// Members whose documents shall be read when they do something next, and what was read there of each write.
     pub(super) wanted: BTreeSet<usize>,
     pub(super) found: BTreeMap<usize, Vec<Option<String>>>,
+    /// Copies of disks, by the fault that brings them back and the member.
+    pub(super) past: BTreeMap<(usize, usize), Past>,
+    /// Members that lost their disk, with who is to invite them again and at which step of the join that one dies.
+    pub(super) disturbed: BTreeMap<usize, (usize, u64)>,
+    /// Who kills hosts of joins, once somebody does.
+    pub(super) doomed: Option<mpsc::UnboundedSender<Doom>>,
     pub(super) checker: Checker,
     pub(super) coverage: BTreeMap<&'static str, u64>,
     hash: digest::Context,
@@ -177,8 +187,12 @@ pub(super) struct Site {
     pub(super) birth: u64,
     /// The life that told an incarnation last.
     pub(super) told: u64,
-    /// The write that the core is being asked for right now.
-    pub(super) request: Option<usize>,
+    /// Since when its disk is one of the past, or has a rival's.
+    pub(super) set_back: Option<u64>,
+    /// The fault by which it is a copy of another one.
+    pub(super) cloned_by: Option<usize>,
+    /// Through whom it is being invited again.
+    pub(super) host: Option<usize>,
 }
 
 /// A process that runs.
@@ -212,7 +226,9 @@ impl Site {
             keys: BTreeMap::new(),
             birth: 0,
             told: 0,
-            request: None,
+            set_back: None,
+            cloned_by: None,
+            host: None,
         }
     }
 

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use collective::proto::name::{MemberName, NodeName};
-use collective::proto::request::{ErrorCode, Request};
+use collective::proto::name::NodeName;
+use collective::proto::request::ErrorCode;
 use tokio::time::sleep;
 
 use super::drive::{Director, LOOK, WITHIN};
 use super::stage::State;
 use crate::fault::MS;
-use crate::site::{Death, name};
-use crate::step::{Act, Answer, Shown, Step, What};
+use crate::site::Death;
+use crate::step::{Act, Shown, Step, What};
 use crate::workload::Outcome;
 
 /// How long an answer takes that nothing waits for.
@@ -57,39 +57,22 @@ impl Director {
             Ok(Err(_)) => return Err("what was asked for panicked".to_owned()),
             Err(_) => return Err(format!("m{via} does not answer in time")),
         };
-        let is_wanted = match (wanted, &outcome) {
-            (Answer::Done, Outcome::Done) | (Answer::Unknown, Outcome::Unknown) => true,
-            (Answer::Refused(wanted), Outcome::Refused(code)) => wanted == *code,
-            _ => false,
-        };
-        if is_wanted { Ok(()) } else { Err(format!("m{via} should answer {wanted:?}, and answers {outcome:?}")) }
+        wanted.expect(via, &outcome)
     }
 
     async fn carry_out(&self, via: usize, what: What) -> Outcome {
-        let member = |number: usize| MemberName::new(&name(number)).map_err(|_| Outcome::Unknown);
-        let request = match what {
+        match what {
             What::Write => return self.write(via, 0).await.unwrap_or(Outcome::Unknown),
             What::Invite { member, dies } => return self.let_in(member, via, dies).await,
-            What::Define { node, candidates } => {
-                self.stage.lock().note_node(&node, &candidates);
-                let assignments = vec![format!("collective.managercandidates={candidates}")];
-                Ok(Request::DefineNodes { nodes: node, assignments })
-            }
-            What::Delete { member: at } => {
-                member(at).map(|member| Request::Delete { member, force: true, dry_run: false })
-            }
-            What::Set { nodes, assignment } => Ok(crate::step::set(&nodes, &assignment)),
-            What::Voters { ideal, replace_after_ms } => Ok(crate::step::want_voters(ideal, replace_after_ms)),
-            What::Leave => Ok(Request::Leave),
-            What::Role { member: at, role } => member(at).map(|member| Request::SetRole { member, role }),
-            What::Move { node, to } => member(to).map(|to| Request::Move { nodes: node, to, dry_run: false }),
-            What::Drain { member: at, drain } => member(at).map(|member| Request::Drain { member, drain }),
-            What::Run { nodes } => Ok(crate::step::run_action(&nodes)),
-        };
-        match request {
-            Ok(request) => self.ask(via, request, WITHIN).await.as_ref().map_or(Outcome::Unknown, Outcome::of),
-            Err(outcome) => outcome,
+            _ => {}
         }
+        {
+            let mut state = self.stage.lock();
+            let members = state.sites.len();
+            state.nodes.extend(what.defined(members));
+        }
+        let Some((_, request)) = what.request() else { return Outcome::Unknown };
+        self.ask(via, request, WITHIN).await.as_ref().map_or(Outcome::Unknown, Outcome::of)
     }
 
     async fn let_in(&self, joiner: usize, via: usize, dies: bool) -> Outcome {
@@ -116,15 +99,6 @@ impl Director {
         self.stage.lock().sites[joiner].downs += 1;
         self.die(joiner, Death::Killed);
         Outcome::Done
-    }
-}
-
-impl State {
-    fn note_node(&mut self, node: &str, candidates: &str) {
-        let Ok(node) = NodeName::new(node) else { return };
-        let number = |candidate: &str| (0..self.sites.len()).find(|at| name(*at) == candidate);
-        let members = candidates.split(',').filter_map(number).collect();
-        self.nodes.push((node, members));
     }
 }
 

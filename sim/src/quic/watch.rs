@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use collective::proto::collective::{Collective, Effect, Event, RequestId};
 use collective::proto::document::Entity;
@@ -15,7 +16,7 @@ use collective::proto::roster::{Timing, Version};
 use collective::proto::time::{Instant, Now};
 
 use super::ledger::Ledger;
-use super::stage::State;
+use super::stage::{Site, State};
 use crate::check::{Authority, Final, Rule};
 use crate::workload::Outcome;
 
@@ -43,7 +44,7 @@ pub(super) struct SeenRoster {
     pub(super) hash: RosterHash,
     pub(super) voters: BTreeSet<MemberId>,
     managing: BTreeSet<MemberId>,
-    members: BTreeSet<MemberId>,
+    pub(super) members: BTreeSet<MemberId>,
     timing: Timing,
 }
 
@@ -138,10 +139,10 @@ impl State {
                 self.trace(at, b"event", &[text.as_bytes()]);
             }
         }
+        self.disturb_before(at, event);
         if matches!(event, Event::Expelled { .. }) {
             self.count("expelled");
         }
-        self.sites[at].request = None;
         if let Event::Request { id, request, .. } = event {
             self.on_request(at, *id, request);
         }
@@ -151,7 +152,6 @@ impl State {
         let Request::SetAttributes { assignments, .. } = request else { return };
         if let Some(number) = assignments.first().and_then(|first| Ledger::number_of(first)) {
             self.ledger.requests.insert((at, id), number);
-            self.sites[at].request = Some(number);
         }
     }
 
@@ -176,6 +176,9 @@ impl State {
                 }
             }
         }
+        if let (Some(event_ms), Some(running)) = (self.active.event_ms(at), &self.sites[at].running) {
+            running.process.work_for(Duration::from_millis(event_ms));
+        }
         let last = self.sites[at].seen.clone();
         let seen = Arc::new(Seen::of(core, last.as_deref()));
         if last.as_ref().is_none_or(|last| !Arc::ptr_eq(&last.roster, &seen.roster)) {
@@ -198,14 +201,13 @@ impl State {
     }
 
     fn on_effect(&mut self, at: usize, effect: &Effect) {
+        self.disturb_after(at, effect);
         match effect {
             Effect::Save { records, .. } => {
-                if let Some(number) = self.sites[at].request {
-                    let changes = records.iter().filter_map(|record| match record {
-                        Record::Change { id, .. } => Some(*id),
-                        _ => None,
-                    });
-                    self.ledger.writes[number].changes.extend(changes);
+                for record in records {
+                    if let Record::Change { id, bytes } = record {
+                        self.ledger.note_change(at, *id, bytes);
+                    }
                 }
             }
             Effect::Publish(facts) => {
@@ -220,6 +222,7 @@ impl State {
                 self.count(crate::trace::counted_as(event.kind));
                 self.tell(|| format!("m{at} {:?} {}", event.kind, event.message));
             }
+            Effect::SwitchIdentity { .. } => self.count("key switched"),
             Effect::Rebirth { reason } => {
                 self.violate(Rule::NothingLost, format!("a document broke on m{at}: {reason}"));
             }
@@ -242,7 +245,7 @@ impl State {
     }
 
     /// Returns whether a member is in the collective that is watched.
-    fn is_ours(&self, seen: &Seen) -> bool {
+    pub(super) fn is_ours(&self, seen: &Seen) -> bool {
         self.cluster == Some(seen.roster.cluster)
     }
 
@@ -289,11 +292,9 @@ impl State {
         if write.changes.is_empty() {
             return self.violate(Rule::NothingLost, format!("{} was acknowledged without a change", write.key));
         }
-        let holds = |member: &MemberId| {
-            let at = self.sites.iter().position(|site| site.member == Some(*member));
-            at.is_some_and(|at| write.changes.iter().all(|change| self.sites[at].durable.holds(change)))
-        };
-        let copies = seen.roster.voters.iter().filter(|voter| holds(voter)).count();
+        let votes = |site: &&Site| site.member.is_some_and(|id| seen.roster.voters.contains(&id));
+        let holds = |site: &&Site| write.changes.iter().all(|change| site.durable.holds(change));
+        let copies = self.sites.iter().filter(votes).filter(holds).count();
         self.count("copies counted");
         self.checker.acknowledged(time, &write.key, copies, seen.roster.voters.len());
         let who = Authority { member: at, me: seen.me, voters: &seen.roster.voters, timing: seen.roster.timing };
