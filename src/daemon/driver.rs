@@ -60,7 +60,6 @@ pub(super) enum Ended {
 
 /// News for the loop from tasks that the loop started.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "news are moved once, from their task to the loop")]
 pub(super) enum News {
     /// The store has finished.
     Store(Report),

@@ -91,7 +91,6 @@ impl Hello {
 
 /// One frame between members.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
-#[expect(clippy::large_enum_variant, reason = "a frame is decoded, handled and dropped; none are kept")]
 pub enum Message {
     /// A probe or its answer.
     #[n(0)]

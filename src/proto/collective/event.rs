@@ -28,7 +28,6 @@ pub type JobId = u64;
 /// What happened.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-#[expect(clippy::large_enum_variant, reason = "an event is moved into the core once, and none are kept")]
 pub enum Event {
     /// The time an earlier [`Effect::WakeAt`] asked for has come. A stale one does no harm.
     Wake,
