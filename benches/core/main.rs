@@ -237,7 +237,7 @@ fn ranges(table: &Table) {
 
 fn load(table: &Table) {
     let (mut documents, changes) = database(10_000, 20);
-    let snapshots: Vec<_> = ShardId::all().map(|shard| documents.snapshot(shard)).collect();
+    let snapshots: Vec<_> = ShardId::all().filter_map(|shard| documents.snapshot(shard)).collect();
     let bytes: usize = snapshots.iter().map(|snapshot| snapshot.bytes.len()).sum();
     let from_snapshots = timed(5, |_| {
         let (loaded, damage) = Documents::load(snapshots.clone(), Vec::new());

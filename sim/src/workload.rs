@@ -300,9 +300,8 @@ impl World {
         self.count("seat");
         let Some(documents) = self.sites[at].documents() else { return };
         let is_missing = |asked: &&Asked| match &asked.op {
-            Op::Write { node, key, value } => {
-                let found = documents.get(&Entity::Node(node.clone()), key);
-                asked.outcome == Some(Outcome::Done) && asked.answered < since && found != Some(value)
+            Op::Write { node, key, value } if asked.outcome == Some(Outcome::Done) && asked.answered < since => {
+                documents.get(&Entity::Node(node.clone()), key) != Some(value)
             }
             _ => false,
         };

@@ -60,7 +60,6 @@ pub(super) enum Ended {
 
 /// News for the loop from tasks that the loop started.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "news are moved once, from their task to the loop")]
 pub(super) enum News {
     /// The store has finished.
     Store(Report),
@@ -302,7 +301,7 @@ impl Life {
                 }
                 Effect::AnswerJoin { id, answer } => {
                     if let Some(stream) = self.join_replies.remove(&id) {
-                        let _ = stream.send(answer);
+                        let _ = stream.send(*answer);
                     }
                 }
                 Effect::Rebirth { reason } => self.rebirth = Some(reason),

@@ -1,5 +1,6 @@
 //! Identities: fixed-size ids and the text in which people see them.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
@@ -18,11 +19,35 @@ pub struct IdError {
     pub bytes: usize,
 }
 
+/// Compares bytes of one length, eight at a time: everything is looked up by ids, and a call that compares any number of
+/// bytes would take longer than these.
+pub(super) fn cmp_bytes<const N: usize>(left: &[u8; N], right: &[u8; N]) -> Ordering {
+    const { assert!(N.is_multiple_of(8), "every id is of whole words") };
+    for (left, right) in left.as_chunks::<8>().0.iter().zip(right.as_chunks::<8>().0) {
+        if left != right {
+            return u64::from_be_bytes(*left).cmp(&u64::from_be_bytes(*right));
+        }
+    }
+    Ordering::Equal
+}
+
 macro_rules! id {
     ($(#[$doc:meta])* $type:ident, $bytes:literal) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Clone, Copy, PartialEq, Eq, Hash)]
         pub struct $type(pub [u8; $bytes]);
+
+        impl Ord for $type {
+            fn cmp(&self, other: &Self) -> Ordering {
+                cmp_bytes(&self.0, &other.0)
+            }
+        }
+
+        impl PartialOrd for $type {
+            fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+                Some(self.cmp(other))
+            }
+        }
 
         impl fmt::Display for $type {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -107,5 +132,16 @@ mod tests {
         assert_eq!(id.to_string().parse(), Ok(id));
         assert!("07".parse::<MemberId>().is_err());
         assert!("zz".repeat(16).parse::<MemberId>().is_err());
+    }
+
+    #[test]
+    fn ids_are_ordered_as_their_bytes_are() {
+        let ids: Vec<_> =
+            (0..64_u8).map(|i| MemberId(std::array::from_fn(|at| i.rotate_left(at as u32 % 8)))).collect();
+        for a in &ids {
+            for b in &ids {
+                assert_eq!(a.cmp(b), a.0.cmp(&b.0));
+            }
+        }
     }
 }

@@ -123,7 +123,8 @@ macro_rules! name {
 
         impl Ord for $type {
             fn cmp(&self, other: &Self) -> Ordering {
-                natural_cmp(&self.0, &other.0)
+                // Every name that is found is compared with itself.
+                if self.0 == other.0 { Ordering::Equal } else { natural_cmp(&self.0, &other.0) }
             }
         }
 

@@ -208,9 +208,10 @@ impl State {
 
     /// A host answers a stranger: 1 when it dies at the challenge, 3 at the welcome, 5 some time after it.
     pub(super) fn disturb_after(&mut self, host: usize, effect: &Effect) {
-        match effect {
-            Effect::AnswerJoin { answer: JoinAnswer::Challenge { .. }, .. } => self.disturb(host, &[(1, 0)]),
-            Effect::AnswerJoin { answer: JoinAnswer::Welcome { .. }, .. } => self.disturb(host, &[(3, 0), (5, 400)]),
+        let Effect::AnswerJoin { answer, .. } = effect else { return };
+        match **answer {
+            JoinAnswer::Challenge { .. } => self.disturb(host, &[(1, 0)]),
+            JoinAnswer::Welcome { .. } => self.disturb(host, &[(3, 0), (5, 400)]),
             _ => {}
         }
     }

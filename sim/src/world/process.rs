@@ -162,7 +162,7 @@ impl World {
                 self.save(at, ticket, records);
             }
             effect => {
-                self.trace_words(at, b"effect", &effect);
+                self.trace_effect(at, &effect);
                 self.perform_rare(at, effect);
             }
         }
@@ -190,7 +190,7 @@ impl World {
                 }
             }
             Effect::Reply { id, response } => self.on_reply(at, id, &response),
-            Effect::AnswerJoin { id, answer } => self.on_answer_join(id, answer),
+            Effect::AnswerJoin { id, answer } => self.on_answer_join(id, *answer),
             Effect::Happened { event, until } => {
                 self.count(crate::trace::counted_as(event.kind));
                 self.note(Some(at), || Seen::Event {

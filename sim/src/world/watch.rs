@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Debug, Write};
 use std::rc::Rc;
 
-use collective::proto::collective::{Collective, Ticket};
+use collective::proto::collective::{Effect, Job, Ticket};
 use collective::proto::document::Entity;
 use collective::proto::identity::MemberId;
-use collective::proto::name::NodeName;
+use collective::proto::name::{MemberName, NodeName};
 use collective::proto::planted::Bug;
 use collective::proto::record::Record;
-use collective::proto::request::Standing;
+use collective::proto::request::{LoggedEvent, Standing};
 use collective::proto::roster::Version;
 use collective::proto::time::Instant;
 
@@ -161,6 +161,30 @@ impl World {
         self.hashed = words;
     }
 
+    /// Hashes what a core decided as words say it, but texts in it by their bytes when there are many.
+    pub(super) fn trace_effect(&mut self, at: usize, effect: &Effect) {
+        match effect {
+            Effect::Run { id, job: Job { node, action, arguments, token, attributes }, until } => {
+                self.trace_words(at, b"run", &(id, until, node, action, arguments, token, attributes.len()));
+                attributes.iter().flat_map(|(name, value)| [name, value]).for_each(|text| self.hash_text(text));
+            }
+            Effect::Happened { event, until } => {
+                let LoggedEvent { schema: _, seq, time, kind, member, node, token, message } = event;
+                self.trace(at, b"happened", &seq.to_le_bytes());
+                let names = [member.as_ref().map(MemberName::as_str), node.as_ref().map(NodeName::as_str)];
+                let texts = [Some(time.as_str()), Some(kind.word()), token.as_deref(), Some(message.as_str())];
+                names.into_iter().chain(texts).for_each(|text| self.hash_text(text.unwrap_or_default()));
+                self.hash.update(&until.map_or(0, Instant::as_nanos).to_le_bytes());
+            }
+            effect => self.trace_words(at, b"effect", effect),
+        }
+    }
+
+    fn hash_text(&mut self, text: &str) {
+        self.hash.update(&(text.len() as u64).to_le_bytes());
+        self.hash.update(text.as_bytes());
+    }
+
     /// Hashes what is given to the disk: changes by their bytes, of which they mostly consist.
     pub(super) fn trace_save(&mut self, at: usize, ticket: Ticket, records: &[Record]) {
         self.trace(at, b"save", &ticket.to_le_bytes());
@@ -230,8 +254,11 @@ impl World {
         let site = &self.sites[at];
         let Some(core) = &site.core else { return };
         let is_cached = self.planted.has(Bug::ActingIsCached);
-        let until = |core: &Collective, node| if is_cached { Some(FOREVER) } else { core.acts_until(node) };
-        self.seen.see_acting(at, core.acting().filter_map(|node| Some((node, until(core, node)?))));
+        if is_cached {
+            self.seen.see_acting(at, core.acting().map(|node| (node, FOREVER)));
+        } else {
+            self.seen.see_acting(at, core.acting_until());
+        }
         let (me, timing, now) = (core.id(), core.roster().timing, site.now(self.time).boot);
         let mut acts = false;
         for (node, number, _) in self.seen.members[at].acting.iter().filter(|(.., until)| *until > now) {

@@ -103,12 +103,12 @@ impl Collective {
 
     pub(super) fn want_roster(&mut self, from: MemberId) {
         let version = self.roster.version;
-        self.say(from, Message::Epoch(EpochMessage::Want { version }));
+        self.say(from, Message::Epoch(Box::new(EpochMessage::Want { version })));
     }
 
     pub(super) fn send_roster(&mut self, to: MemberId) {
         let roster = self.roster.clone();
-        self.say(to, Message::Epoch(EpochMessage::Decided { roster }));
+        self.say(to, Message::Epoch(Box::new(EpochMessage::Decided { roster })));
     }
 
     pub(super) fn on_epoch_message(&mut self, from: MemberId, message: EpochMessage) {
@@ -121,7 +121,7 @@ impl Collective {
             }
             EpochMessage::Prepare { .. } | EpochMessage::Accept { .. } => {
                 let answer = self.acceptor.on_message(&self.roster, from, &message);
-                let reply = answer.reply.map(Message::Epoch);
+                let reply = answer.reply.map(|reply| Message::Epoch(Box::new(reply)));
                 match (answer.save, reply) {
                     // R1: durable before the reply.
                     (Some(state), mut reply) => {
@@ -149,7 +149,7 @@ impl Collective {
     pub(super) fn on_proposer(&mut self, outs: Vec<ProposerOut>) {
         for out in outs {
             match out {
-                ProposerOut::Send(to, message) => self.say(to, Message::Epoch(message)),
+                ProposerOut::Send(to, message) => self.say(to, Message::Epoch(Box::new(message))),
                 ProposerOut::Decided { roster, mine } => {
                     if let Some(pending) = self.pending_changes.front_mut().filter(|pending| pending.proposed) {
                         pending.proposed = false;
@@ -159,7 +159,10 @@ impl Collective {
                     }
                     for member in roster.members() {
                         if member.id != self.me {
-                            self.say(member.id, Message::Epoch(EpochMessage::Decided { roster: roster.clone() }));
+                            self.say(
+                                member.id,
+                                Message::Epoch(Box::new(EpochMessage::Decided { roster: roster.clone() })),
+                            );
                         }
                     }
                     self.offer(roster);

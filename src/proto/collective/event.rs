@@ -28,7 +28,6 @@ pub type JobId = u64;
 /// What happened.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-#[expect(clippy::large_enum_variant, reason = "an event is moved into the core once, and none are kept")]
 pub enum Event {
     /// The time an earlier [`Effect::WakeAt`] asked for has come. A stale one does no harm.
     Wake,
@@ -199,8 +198,8 @@ pub enum Effect {
     AnswerJoin {
         /// Which stream.
         id: JoinId,
-        /// The answer.
-        answer: JoinAnswer,
+        /// The answer; a welcome is several times as large as any other effect.
+        answer: Box<JoinAnswer>,
     },
     /// Run an action for a node that this member acts for.
     Run {

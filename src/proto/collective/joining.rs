@@ -139,7 +139,7 @@ impl Collective {
             let until = self.now.boot + PROVE_WITHIN;
             self.joins.insert(id, Joining { invite: hello.id, name: hello.name, role, proven: None, until });
         }
-        self.effects.push(Effect::AnswerJoin { id, answer });
+        self.effects.push(Effect::AnswerJoin { id, answer: Box::new(answer) });
     }
 
     pub(super) fn on_join_proof(
@@ -235,12 +235,12 @@ impl Collective {
         addresses.push((self.me, self.addresses.iter().copied().take(ADDRESSES_TOLD_MAX).collect()));
         self.joins.remove(&id);
         let answer = JoinAnswer::Welcome { roster: roster.clone(), member, addresses };
-        self.effects.push(Effect::AnswerJoin { id, answer });
+        self.effects.push(Effect::AnswerJoin { id, answer: Box::new(answer) });
     }
 
     fn turn_away(&mut self, id: JoinId, refusal: JoinRefusal) {
         self.joins.remove(&id);
-        self.effects.push(Effect::AnswerJoin { id, answer: refusal.into() });
+        self.effects.push(Effect::AnswerJoin { id, answer: Box::new(refusal.into()) });
     }
 
     /// Forgets strangers that fell silent.

@@ -133,7 +133,7 @@ impl Collective {
                 self.seated.remove(&from);
                 self.managers.touch_all();
             }
-            Message::Epoch(message) => self.on_epoch_message(from, message),
+            Message::Epoch(message) => self.on_epoch_message(from, *message),
             Message::Sync(message) => self.on_sync(from, message),
             Message::Call(Call { id, what }) => match what {
                 Errand::Echo => self.say(from, Message::Return(Return { id, results: None })),

@@ -281,6 +281,13 @@ impl Collective {
         self.holder.acts_until(&self.roster, node).filter(|_| may_act)
     }
 
+    /// Returns the nodes that this member acts for, and until when, as [`Self::acts_until`] says it.
+    pub fn acting_until(&self) -> impl Iterator<Item = (&NodeName, Instant)> {
+        let grants = self.holder.under(&self.roster);
+        let acting = self.managers.acting().filter(|_| self.removed.is_none());
+        acting.filter_map(move |node| Some((node, grants.acts_until(node)?)))
+    }
+
     /// Returns whether this member holds quorum at that very moment.
     pub fn is_quorate(&self, now: Instant) -> bool {
         self.removed.is_none() && self.holder.quorum(&self.roster, now).is_held()

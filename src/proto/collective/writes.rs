@@ -179,11 +179,12 @@ impl Collective {
 
     /// Goes on with the writes that are made in turns: one turn of each.
     fn go_on_writing(&mut self) {
+        let unfinished = self.writes.unfinished();
         // I5: asked at this very moment; without quorum the rest is never written.
-        if !self.is_quorate(self.now.boot) {
+        if unfinished.is_empty() || !self.is_quorate(self.now.boot) {
             return;
         }
-        for key in self.writes.unfinished() {
+        for key in unfinished {
             let Some(mut waiting) = self.writes.waiting.remove(&key) else { continue };
             while waiting.ahead.front().is_some_and(|id| self.is_held(id, waiting.wait)) {
                 waiting.ahead.pop_front();
@@ -260,8 +261,9 @@ impl Collective {
     fn keep_snapshot(&mut self, shard: ShardId) {
         if self.documents.changes_since_snapshot(shard) >= SNAPSHOT_AFTER {
             let covers = self.documents.vector(shard).iter().map(|(actor, seq)| (actor.0, *seq)).collect();
-            let snapshot = self.documents.snapshot(shard);
-            self.save(vec![Record::Snapshot { snapshot, covers }], Vec::new());
+            if let Some(snapshot) = self.documents.snapshot(shard) {
+                self.save(vec![Record::Snapshot { snapshot, covers }], Vec::new());
+            }
         }
     }
 
@@ -302,7 +304,7 @@ impl Collective {
         if matches!(message, SyncMessage::Digests { .. } | SyncMessage::Changes(_)) {
             self.writes.compared.insert(from);
         }
-        if let Some(answer) = sync::answer(&message, &self.documents) {
+        if let Some(answer) = sync::answer(&message, &mut self.documents) {
             self.say(from, Message::Sync(answer));
         }
         let outcome = match message {
@@ -412,21 +414,21 @@ impl Collective {
 
     /// Returns whether as many members hold a change as a write asks for.
     fn is_held(&self, id: &ChangeId, wait: Wait) -> bool {
-        let mut copies = self.acks.durable_on(id);
+        let is_here = self.documents.is_durable(id);
+        let has_it =
+            |member: &MemberId| if *member == self.me { is_here } else { self.acks.is_durable_on(*member, id) };
         if self.planted.has(Bug::MajorityOfTheLinked) {
             let voters: Vec<_> = self.links.keys().chain([&self.me]).filter(|id| self.voters.contains(id)).collect();
-            copies.extend(self.documents.is_durable(id).then_some(self.me));
-            return 2 * voters.iter().filter(|voter| copies.contains(voter)).count() > voters.len();
+            return 2 * voters.iter().filter(|voter| has_it(voter)).count() > voters.len();
         }
-        if self.documents.is_durable(id) {
-            copies.insert(self.me);
-        }
-        let majority =
-            || copies.intersection(&self.voters).count() >= crate::proto::quorum::majority(self.voters.len());
+        let majority = || {
+            let copies = self.voters.iter().filter(|voter| has_it(voter)).count();
+            copies >= crate::proto::quorum::majority(self.voters.len())
+        };
         match wait {
-            Wait::Local => copies.contains(&self.me),
-            Wait::Majority => majority() || (self.planted.has(Bug::AckedOnOneDisk) && copies.contains(&self.me)),
-            Wait::All => majority() && self.links.keys().chain([&self.me]).all(|id| copies.contains(id)),
+            Wait::Local => is_here,
+            Wait::Majority => majority() || (self.planted.has(Bug::AckedOnOneDisk) && is_here),
+            Wait::All => majority() && self.links.keys().chain([&self.me]).all(has_it),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Keys: which document and which bucket of it an attribute of an entity lives in, decided by the entity's name.
 
+use std::cmp::Ordering;
 use std::fmt;
 
 use automerge::ChangeHash;
@@ -8,7 +9,7 @@ use minicbor::encode::{Encoder, Error as EncodeError, Write};
 use minicbor::{Decode, Encode};
 use ring::digest;
 
-use crate::proto::identity::MemberId;
+use crate::proto::identity::{MemberId, cmp_bytes};
 use crate::proto::name::{ATTRIBUTE_NAME_BYTES_MAX, AttributeName, GroupName, NodeName};
 
 /// Documents in the database: 64 of nodes, and [`ShardId::SETTINGS`].
@@ -84,9 +85,21 @@ impl fmt::Display for Generation {
 /// Who wrote a change: one run of one member's daemon.
 ///
 /// Never used twice: an actor that writes two different changes of one number splits the collective for good.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Encode, Decode)]
 #[cbor(transparent)]
 pub struct Actor(#[cbor(n(0), with = "minicbor::bytes")] pub [u8; 16]);
+
+impl Ord for Actor {
+    fn cmp(&self, other: &Self) -> Ordering {
+        cmp_bytes(&self.0, &other.0)
+    }
+}
+
+impl PartialOrd for Actor {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
 impl Actor {
     /// Makes the actor of one run of a member's daemon from eight random bytes drawn for that run.

@@ -4,6 +4,7 @@
 //! memory; nothing shows it yet. The store saves it. [`Documents::durable`] then lets it into the read map, vectors,
 //! digests and what peers are sent. What was shown or sent is therefore never lost in a crash.
 
+mod batched;
 mod key;
 mod read;
 mod shard;
@@ -260,10 +261,10 @@ impl Documents {
         for (id, bytes) in changes {
             stored.entry(id.shard).or_default().1.push((id, bytes));
         }
-        let reload = |(shard, (snapshot, changes)): (ShardId, (Option<_>, Vec<_>))| {
-            documents.reload(shard, snapshot.as_ref(), &changes).err()
+        let read_in = |(shard, (snapshot, changes)): (ShardId, (Option<_>, Vec<_>))| {
+            documents.read_in(shard, snapshot.as_ref(), &changes).err()
         };
-        let damages = stored.into_iter().filter_map(reload).collect();
+        let damages = stored.into_iter().filter_map(read_in).collect();
         (documents, damages)
     }
 
@@ -279,20 +280,45 @@ impl Documents {
         snapshot: Option<&StoredSnapshot>,
         changes: &[(ChangeId, Vec<u8>)],
     ) -> Result<(), Damage> {
+        self.empty(shard);
+        self.read_in(shard, snapshot, changes)?;
+        // What broke it may be among what was stored: that must show now.
+        self.shards[shard.index()].apply_late().map_err(|reason| {
+            self.empty(shard);
+            Damage { shard, reason }
+        })
+    }
+
+    fn empty(&mut self, shard: ShardId) {
         self.read.forget(|entity| entity.shard() == shard);
         self.shards[shard.index()] = Shard::genesis(shard);
         self.renew_digest(shard);
+    }
+
+    /// Fills a document that is empty from what the store kept of it. It stays empty when that does not load.
+    fn read_in(
+        &mut self,
+        shard: ShardId,
+        snapshot: Option<&StoredSnapshot>,
+        changes: &[(ChangeId, Vec<u8>)],
+    ) -> Result<(), Damage> {
         let generation = self.generation(shard);
         let mut generations = snapshot.map(|s| s.generation).into_iter().chain(changes.iter().map(|c| c.0.generation));
         if let Some(other) = generations.find(|other| *other != generation) {
             return Err(Damage { shard, reason: format!("generation {other} is not known") });
         }
         let bytes = snapshot.map(|snapshot| &snapshot.bytes[..]);
-        let loaded = Shard::load(shard, bytes, changes).map_err(|reason| Damage { shard, reason })?;
-        loaded.fill(&mut self.read);
-        self.shards[shard.index()] = loaded;
-        self.renew_digest(shard);
-        Ok(())
+        match Shard::load(shard, bytes, changes, &mut self.read) {
+            Ok(loaded) => {
+                self.shards[shard.index()] = loaded;
+                self.renew_digest(shard);
+                Ok(())
+            }
+            Err(reason) => {
+                self.empty(shard);
+                Err(Damage { shard, reason })
+            }
+        }
     }
 
     /// Checks puts and cuts them into batches, each of which becomes one change of one document. Of several puts of one
@@ -351,7 +377,7 @@ impl Documents {
     pub fn write_batch(&mut self, batch: &Batch, actor: Actor, wall: WallTime) -> Result<Written, DocumentError> {
         let shard = &mut self.shards[batch.shard.index()];
         shard.check_writable(batch.puts.len())?;
-        Ok(match shard.write(&batch.puts, actor, wall)? {
+        Ok(match shard.write(&batch.puts, actor, wall, &self.read)? {
             Some(change) => Written { awaits: vec![change.id], changes: vec![change] },
             None => Written { awaits: shard.tips(), changes: Vec::new() },
         })
@@ -386,7 +412,7 @@ impl Documents {
         if generation != self.generation(shard) {
             return Err(Rejected::Generation(generation));
         }
-        self.shards[shard.index()].receive(bytes, known_actor)
+        self.shards[shard.index()].receive(bytes, known_actor, &self.read)
     }
 
     /// Lets a change be seen, sent and counted, now that the store made it durable.
@@ -463,17 +489,19 @@ impl Documents {
 
     /// Returns the durable changes of a document that `theirs` lacks: up to `bytes_max` bytes, and at least one if
     /// there is any. Of another generation there are none.
-    pub fn missing(&self, shard: ShardId, generation: Generation, theirs: &Vector, bytes_max: usize) -> Missing {
+    pub fn missing(&mut self, shard: ShardId, generation: Generation, theirs: &Vector, bytes_max: usize) -> Missing {
         if generation != self.generation(shard) {
             return Missing { changes: Vec::new(), more: false };
         }
         self.shards[shard.index()].missing(theirs, bytes_max)
     }
 
-    /// Returns the whole document for the store, which may drop every change that it was given before.
-    pub fn snapshot(&mut self, shard: ShardId) -> StoredSnapshot {
+    /// Returns the whole document for the store, which may drop every change that it was given before. None of a
+    /// document that broke.
+    pub fn snapshot(&mut self, shard: ShardId) -> Option<StoredSnapshot> {
         let generation = self.generation(shard);
-        StoredSnapshot { shard, generation, bytes: self.shards[shard.index()].snapshot() }
+        let bytes = self.shards[shard.index()].snapshot()?;
+        Some(StoredSnapshot { shard, generation, bytes })
     }
 
     /// Returns how many changes came since the last snapshot.

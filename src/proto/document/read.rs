@@ -54,11 +54,14 @@ impl Record {
     }
 
     fn visible(&self, attribute: &str) -> Option<&str> {
-        self.0[self.range(attribute)].last().map(|cell| &*cell.value)
+        let end = self.0.partition_point(|cell| &*cell.attribute <= attribute);
+        let last = self.0[..end].last()?;
+        (*last.attribute == *attribute).then_some(&*last.value)
     }
 
     fn is_present(&self) -> bool {
-        self.visible(PRESENT).is_some()
+        // Names that start as this one does come before all others, and there are few of them.
+        self.0.iter().find(|cell| &*cell.attribute >= PRESENT).is_some_and(|cell| &*cell.attribute == PRESENT)
     }
 
     /// Returns each attribute's visible value.

@@ -75,6 +75,11 @@ impl Parsed {
 
     /// Returns the change as Automerge writes it, if that is what `bytes` say.
     pub(super) fn to_change(&self, bytes: &[u8]) -> Option<Change> {
+        self.change().filter(|change| change.raw_bytes() == bytes)
+    }
+
+    /// Returns the change as Automerge writes it; none when it starts with operation zero.
+    pub(super) fn change(&self) -> Option<Change> {
         let genesis = ActorId::from(GENESIS.0);
         let operations = self
             .ops
@@ -91,7 +96,7 @@ impl Parsed {
                 insert: false,
             })
             .collect();
-        let change = Change::from(ExpandedChange {
+        Some(Change::from(ExpandedChange {
             operations,
             actor_id: ActorId::from(self.actor.0),
             hash: None,
@@ -102,8 +107,7 @@ impl Parsed {
             deps: self.deps.clone(),
             extra_bytes: Vec::new(),
             author: None,
-        });
-        (change.raw_bytes() == bytes).then_some(change)
+        }))
     }
 }
 
@@ -247,7 +251,7 @@ impl<'a> Columns<'a> {
             };
             let own = usize::try_from(pred_counts[index]).ok().filter(|own| *own <= preds.len());
             let preds: Vec<OpId> = preds.by_ref().take(own.ok_or("has too few predecessors")?).collect();
-            if !preds.is_sorted_by_key(|pred| (pred.counter, pred.actor)) {
+            if !preds.is_sorted_by(|a, b| (a.counter, a.actor) < (b.counter, b.actor)) {
                 return Err("has predecessors out of order");
             }
             ops.push(Op { entity, attribute: attribute.to_owned(), value, preds });

@@ -201,8 +201,11 @@ impl Holder {
             return Vec::new();
         }
         let voters = roster.voters();
+        let peers = self.peers.len();
         self.peers.retain(|id, _| voters.contains(id));
-        self.counted = OnceLock::new();
+        if self.peers.len() < peers {
+            self.counted = OnceLock::new();
+        }
         let is_hurried = self.hurried_at <= now;
         if is_hurried {
             self.hurried_at = Instant::from_nanos(u64::MAX);

@@ -1,9 +1,11 @@
 //! Acknowledgements: on which members a change is durable, from what they say and from equal digests.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+#[cfg(test)]
+use std::collections::BTreeSet;
 
 use super::{SyncError, split_digests};
-use crate::proto::document::{Actor, ChangeId, Documents, Generation, ShardId};
+use crate::proto::document::{Actor, ChangeId, Documents, Generation, SHARDS, ShardId};
 use crate::proto::identity::MemberId;
 
 /// Rounds for which two databases may differ before they are compared in full.
@@ -13,13 +15,18 @@ const ROUNDS_MAX: u32 = 2;
 ///
 /// What a member says stays true when its link breaks; forget it only when the member is removed.
 #[derive(Clone, Debug, Default)]
-pub struct Acks(BTreeMap<(ShardId, Generation, Actor), BTreeMap<MemberId, u64>>);
+pub struct Acks {
+    durable: BTreeMap<(ShardId, Generation, Actor), BTreeMap<MemberId, u64>>,
+    /// For each member the last digest of each document that was equal here and there: all it stands for was noted.
+    equal: BTreeMap<MemberId, Box<[Option<[u8; 8]>; SHARDS]>>,
+}
 
 impl Acks {
     /// Notes what a member said is durable there.
     pub fn on_durable(&mut self, member: MemberId, entries: &[ChangeId]) {
         for id in entries {
-            let seq = self.0.entry((id.shard, id.generation, id.actor)).or_default().entry(member).or_default();
+            let members = self.durable.entry((id.shard, id.generation, id.actor)).or_default();
+            let seq = members.entry(member).or_default();
             *seq = id.seq.max(*seq);
         }
     }
@@ -40,34 +47,39 @@ impl Acks {
         let theirs = split_digests(digests)?;
         // Without digests the roots were equal when the question was sent; they may not be any more.
         let is_same = theirs.is_none() && root == documents.root();
-        for shard in ShardId::all() {
+        let mut held = Vec::new();
+        let noted = self.equal.entry(member).or_insert_with(|| Box::new([None; SHARDS]));
+        for (shard, noted) in ShardId::all().zip(noted.iter_mut()) {
             let theirs = theirs.and_then(|theirs| theirs.get(usize::from(shard.number())).copied());
-            if is_same || theirs == Some(documents.digest(shard)) {
+            let mine = documents.digest(shard);
+            if (is_same || theirs == Some(mine)) && *noted != Some(mine) {
+                *noted = Some(mine);
                 let generation = documents.generation(shard);
-                let held = documents.vector(shard).iter();
-                let held: Vec<_> =
-                    held.map(|(actor, seq)| ChangeId { shard, generation, actor: *actor, seq: *seq }).collect();
-                self.on_durable(member, &held);
+                let vector = documents.vector(shard).iter();
+                held.extend(vector.map(|(actor, seq)| ChangeId { shard, generation, actor: *actor, seq: *seq }));
             }
         }
+        self.on_durable(member, &held);
         Ok(())
     }
 
     /// Returns the other members on which a change is durable.
-    pub fn durable_on(&self, id: &ChangeId) -> BTreeSet<MemberId> {
-        let members = self.0.get(&(id.shard, id.generation, id.actor)).into_iter().flatten();
+    #[cfg(test)]
+    pub(super) fn durable_on(&self, id: &ChangeId) -> BTreeSet<MemberId> {
+        let members = self.durable.get(&(id.shard, id.generation, id.actor)).into_iter().flatten();
         members.filter(|(_, seq)| **seq >= id.seq).map(|(member, _)| *member).collect()
     }
 
     /// Returns whether a change is durable on another member, as far as that one said.
     pub fn is_durable_on(&self, member: MemberId, id: &ChangeId) -> bool {
-        let members = self.0.get(&(id.shard, id.generation, id.actor));
+        let members = self.durable.get(&(id.shard, id.generation, id.actor));
         members.and_then(|members| members.get(&member)).is_some_and(|seq| *seq >= id.seq)
     }
 
     /// Forgets a member that was removed from the roster.
     pub fn forget(&mut self, member: MemberId) {
-        self.0.retain(|_, members| {
+        self.equal.remove(&member);
+        self.durable.retain(|_, members| {
             members.remove(&member);
             !members.is_empty()
         });

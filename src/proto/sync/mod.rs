@@ -220,7 +220,7 @@ impl Resync {
 }
 
 /// Answers a peer's question from the documents alone; other messages have no answer.
-pub fn answer(question: &SyncMessage, documents: &Documents) -> Option<SyncMessage> {
+pub fn answer(question: &SyncMessage, documents: &mut Documents) -> Option<SyncMessage> {
     match question {
         SyncMessage::Compare { round, root } => {
             let mine = documents.root();

@@ -86,7 +86,7 @@ impl Link {
     fn deliver(&mut self, to: usize, site: &mut Site, from: MemberId) -> bool {
         let Some(bytes) = self.under_way[to].pop_front() else { return false };
         let message = SyncMessage::from_bytes(&bytes).expect("a frame of ours");
-        let answer = answer(&message, &site.documents);
+        let answer = answer(&message, &mut site.documents);
         self.send(1 - to, answer);
         match message {
             SyncMessage::Digests { round, root, digests } => {
@@ -299,7 +299,7 @@ fn garbage_is_an_error() {
     a.set("n1", "custom.x", "1");
     let shard = ShardId::all().find(|shard| !a.documents.vector(*shard).is_empty()).expect("written");
     let empty = Documents::new();
-    let good = answer(&pull(&empty, shard), &a.documents).expect("an answer").to_bytes();
+    let good = answer(&pull(&empty, shard), &mut a.documents).expect("an answer").to_bytes();
     let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(2);
     let (mut errors, mut documents) = (0, Documents::new());
     for _ in 0..5_000 {
@@ -315,7 +315,7 @@ fn garbage_is_an_error() {
                     errors += 1;
                 }
             }
-            Ok(message) => drop(answer(&message, &documents)),
+            Ok(message) => drop(answer(&message, &mut documents)),
             Err(_) => errors += 1,
         }
     }
@@ -372,7 +372,7 @@ fn a_refused_change_leaves_its_document_owed_and_the_others_go_on() {
     let mut under_way = VecDeque::from([ask]);
     let mut rejected = Vec::new();
     while let Some(question) = under_way.pop_front() {
-        match answer(&question, &a.documents) {
+        match answer(&question, &mut a.documents) {
             Some(SyncMessage::Digests { round, digests, .. }) => {
                 under_way.extend(resync.on_digests(round, &digests, &documents).expect("digests"));
             }
@@ -440,19 +440,19 @@ fn what_a_peer_holds_is_known_after_a_meeting_whether_or_not_anything_differed()
 #[test]
 fn who_is_asked_says_what_of_it_is_durable_there() {
     // R13.
-    let (mut a, b) = (Site::new(1), Site::new(2));
+    let (mut a, mut b) = (Site::new(1), Site::new(2));
     let first = a.set("n1", "custom.x", "1").remove(0).id;
     let second = a.set("n1", "custom.x", "2").remove(0).id;
-    let ask = |site: &Site, id: ChangeId| {
+    let ask = |site: &mut Site, id: ChangeId| {
         let question = SyncMessage::ask(vec![id]).next().expect("a question");
-        match answer(&question, &site.documents) {
+        match answer(&question, &mut site.documents) {
             Some(SyncMessage::Durable { entries }) => entries,
             other => panic!("{other:?}"),
         }
     };
-    assert_eq!(ask(&a, first), vec![second], "all of its author's changes up to the last");
-    assert_eq!(ask(&a, ChangeId { generation: Generation(1), ..first }), vec![], "of another generation");
-    assert_eq!(ask(&b, first), vec![]);
+    assert_eq!(ask(&mut a, first), vec![second], "all of its author's changes up to the last");
+    assert_eq!(ask(&mut a, ChangeId { generation: Generation(1), ..first }), vec![], "of another generation");
+    assert_eq!(ask(&mut b, first), vec![]);
     assert_eq!(SyncMessage::ask(vec![first; 4_001]).count(), 2, "no frame is too long");
 }
 
