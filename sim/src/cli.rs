@@ -145,7 +145,7 @@ enum Command {
         #[arg(long, value_delimiter = ',', default_value = "3,10,100,300,1000", value_parser = clap::value_parser!(u16).range(1..=1_000))]
         members: Vec<u16>,
         /// How many virtual seconds are measured, such as 60s
-        #[arg(long = "for", value_parser = duration, default_value = "60s")]
+        #[arg(long = "for", value_parser = duration, default_value = "10s")]
         window: u64,
     },
     /// Feeds each checker what it must not let pass, and looks again for every bug that can be planted

@@ -190,6 +190,8 @@ const LIBRARY: &[(&str, &str)] = &library![
     "fail-back",
     "elastic-voters",
     "crash-of-hundred",
+    "crowd-mends",
+    "elastic-crowd",
     "bridge",
     "ring",
     "one-way",
@@ -235,6 +237,17 @@ pub(crate) fn all() -> anyhow::Result<Vec<(Scenario, &'static str)>> {
     LIBRARY.iter().map(parse).collect()
 }
 
+/// Scenarios that take a minute or more, and are run by hand.
+#[cfg(test)]
+const LONG: [&str; 1] = ["elastic-crowd"];
+
+/// Returns the scenarios of the library that the tests run.
+#[cfg(test)]
+pub(crate) fn short() -> Vec<Scenario> {
+    let all = all().expect("the library is sound").into_iter().map(|(scenario, _)| scenario);
+    all.filter(|scenario| !LONG.contains(&scenario.name.as_str())).collect()
+}
+
 /// Returns a scenario by its name in the library, or reads it from a file.
 ///
 /// # Errors
@@ -265,7 +278,7 @@ mod tests {
 
     #[test]
     fn every_scenario_is_clean() {
-        for (scenario, _) in all().expect("the library is sound") {
+        for scenario in short() {
             let report = run(&scenario, 2, false);
             assert_eq!(report.violations, Vec::<String>::new(), "{}", scenario.name);
         }

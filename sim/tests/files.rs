@@ -85,7 +85,11 @@ fn a_failure_is_kept_shrunk_and_replayed_bit_for_bit() {
     assert!(text(&replayed).contains("the same as when it was kept"), "{}", text(&replayed));
     let kept = std::fs::read_to_string(case).expect("a case");
     let is_noise = |line: &str| line.contains("slow-disk") || line.contains("10%");
-    assert!(kept.matches("[[fault]]").count() == 2 && !kept.lines().any(is_noise), "the noise is gone: {kept}");
+    // Of five faults the two that make voters forget, and at most what keeps the holder from hearing of it.
+    assert!(
+        (2..=3).contains(&kept.matches("[[fault]]").count()) && !kept.lines().any(is_noise),
+        "the noise is gone: {kept}"
+    );
 
     // Whatever is changed about the case is told.
     let other = room.file("other.toml", &kept.replace("members = 3", "members = 4"));

@@ -148,7 +148,7 @@ mod tests {
             leaving: true,
             root: [1, 2, 3, 4, 5, 6, 7, 255],
             view: [9; 8],
-            sees: "AASD".to_owned(),
+            sees: "A2SD".to_owned(),
             version: Version { generation: 1, epoch: 9 },
             standing: Standing::Seated,
             manages: 1_200,

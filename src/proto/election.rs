@@ -135,6 +135,13 @@ impl Electorate {
         &self.names
     }
 
+    /// Notes whether a member is there to manage: in a large collective somebody comes or goes all the time.
+    pub fn set_available(&mut self, id: MemberId, available: bool) {
+        if let Some(runner) = self.ids.get(&id).and_then(|name| self.runners.get_mut(name)) {
+            runner.available = available;
+        }
+    }
+
     /// Says what keeps a member from managing, if anything does.
     fn exclusion(&self, name: &MemberName) -> Option<Exclusion> {
         let Some(runner) = self.runner(name) else { return Some(Exclusion::NotAMember) };

@@ -29,7 +29,7 @@ mod tick;
 pub use frame::{FRAME_BYTES_MAX, SwimFrame};
 pub use out::{Cause, SwimOut};
 
-use kept::{Probes, Suspicions};
+use kept::{Probes, Relays, Suspicions};
 
 /// Members asked to probe in our place when a direct probe got no answer; k in SWIM.
 const HELPERS: usize = 3;
@@ -48,6 +48,13 @@ const REPROBE_FIRST: Duration = Duration::from_secs(2);
 const REPROBE_MAX: Duration = Duration::from_secs(8);
 /// Periods after which a member is asked even if it talks by itself: what is known of the way to it and back stays fresh.
 const ASK_AGAIN_PERIODS: u32 = 10;
+/// Members above which what everybody would do at once is held back. Who was never heard is given a period for its link
+/// to come up before it is probed: when hundreds start, each would ask all others, and then once more through three
+/// helpers each. And a suspicion is published by some at first.
+pub const CROWD: usize = 32;
+/// How many of a crowd publish a suspicion that all come to at once, as when a link breaks at every end; about. Three are
+/// enough to shorten the suspect's time.
+const PUBLISHERS: usize = 16;
 /// Requests of others that are kept at once; further ones are answered with a nack.
 const RELAYS_MAX: usize = 1_024;
 /// How far an accusation may be ahead of our own incarnation to be believed. A rolled-back member is dealt with by R9.
@@ -90,6 +97,12 @@ struct Relay {
     expires: Instant,
 }
 
+impl Relay {
+    fn due(&self) -> Instant {
+        self.nack.unwrap_or(self.expires)
+    }
+}
+
 /// Why a member is a suspect, and since when its time runs.
 #[derive(Clone, Debug)]
 struct Suspicion {
@@ -108,8 +121,10 @@ struct Accusation {
 /// What is kept of each other member beside the belief.
 #[derive(Clone, Debug)]
 struct Peer {
-    /// The smoothed time between two frames straight from it that are none of the prober's, and the last of them.
+    /// The smoothed time between two lease messages straight from it, and the last of them.
     cadence: Option<Duration>,
+    last_lease: Option<Instant>,
+    /// When a frame that is none of the prober's last came straight from it.
     last_other: Option<Instant>,
     /// Whether the present silence already brought its probe forward.
     overdue: bool,
@@ -117,6 +132,8 @@ struct Peer {
     link_down: bool,
     /// The incarnation at which our own suspicion is published.
     published: Option<u64>,
+    /// Whether our own suspicion was left to others to publish.
+    is_left_to_others: bool,
     accusers: BTreeMap<MemberId, Accusation>,
     /// When to ask a member that is down again, and the pause after that.
     reprobe: Instant,
@@ -124,6 +141,12 @@ struct Peer {
 }
 
 impl Peer {
+    /// Returns whether so many others published their suspicion that one more would shorten no suspect's time: in a large
+    /// collective everybody finds out, and each word goes to everybody.
+    fn is_accused_enough(&self, incarnation: u64) -> bool {
+        self.accusers.values().filter(|it| it.incarnation >= incarnation).take(CONFIRMATIONS).count() == CONFIRMATIONS
+    }
+
     fn expect_every(&mut self, gap: Duration) {
         self.cadence = Some(self.cadence.map_or(gap, |cadence| (cadence * 7 + gap) / 8));
     }
@@ -139,7 +162,9 @@ pub struct Swim {
     view: LivenessView,
     peers: BTreeMap<MemberId, Peer>,
     probes: Probes,
-    relays: BTreeMap<u32, Relay>,
+    relays: Relays,
+    /// Members that the next scan looks at: who is not well, whose link broke, who talks regularly. Others cost nothing.
+    watched: BTreeSet<MemberId>,
     /// Without a failed probe of our own there is no verdict.
     suspicions: Suspicions,
     /// The members in the order of this round, and how many were probed.
@@ -172,7 +197,8 @@ impl Swim {
             view: LivenessView::default(),
             peers: BTreeMap::new(),
             probes: Probes::default(),
-            relays: BTreeMap::new(),
+            relays: Relays::default(),
+            watched: BTreeSet::new(),
             suspicions: Suspicions::default(),
             order: Vec::new(),
             cursor: 0,
@@ -191,7 +217,8 @@ impl Swim {
 
     /// Takes the members of the roster; others are ignored and forgotten.
     ///
-    /// A member that is new is a suspect until something is heard of it, and is probed at the next tick.
+    /// A member that is new is a suspect until something is heard of it, and is probed at the next tick; in a crowd a
+    /// period later.
     pub fn set_members(&mut self, ids: impl Iterator<Item = MemberId>, now: Instant) {
         let mut ids: BTreeSet<_> = ids.collect();
         ids.insert(self.me);
@@ -199,7 +226,8 @@ impl Swim {
         self.peers.retain(|id, _| ids.contains(id));
         self.probes.retain(&ids);
         self.suspicions.retain(&ids);
-        self.relays.retain(|_, relay| ids.contains(&relay.origin) && ids.contains(&relay.target));
+        self.relays.retain(|relay| ids.contains(&relay.origin) && ids.contains(&relay.target));
+        self.watched.retain(|id| ids.contains(id));
         self.order.retain(|id| ids.contains(id));
         for peer in self.peers.values_mut() {
             peer.accusers.retain(|id, _| ids.contains(id));
@@ -212,10 +240,12 @@ impl Swim {
             }
             let peer = Peer {
                 cadence: None,
+                last_lease: None,
                 last_other: None,
                 overdue: false,
                 link_down: false,
                 published: None,
+                is_left_to_others: false,
                 accusers: BTreeMap::new(),
                 reprobe: now,
                 pause: REPROBE_FIRST,
@@ -224,6 +254,7 @@ impl Swim {
             // One period more than for a member that is known: its first link may still have to be dialled.
             let since = now + self.period();
             self.suspicions.add(id, Suspicion { since, through: Vec::new() }, false);
+            self.watched.insert(id);
             let at = self.below(self.order.len() - self.cursor + 1) + self.cursor;
             self.order.insert(at, id);
             self.next_scan = now;
@@ -308,10 +339,12 @@ impl Swim {
                     return out;
                 }
                 peer.accusers.insert(accuser, Accusation { incarnation, at: now });
+                self.suspicions.judge_anew();
                 self.take_accusation(accuser, accused, incarnation, now, &mut out);
             }
             None => {
                 peer.accusers.remove(&accuser);
+                self.suspicions.judge_anew();
                 self.take_withdrawal(accused, now, &mut out);
             }
         }
@@ -326,6 +359,7 @@ impl Swim {
         if self.leaving || !self.peers.contains_key(&member) {
             return out;
         }
+        let is_dialled = self.view.get(member).is_some_and(|belief| self.is_being_dialled(belief, now));
         let before = self.view.get(member).map(Belief::claim);
         if leaving {
             self.take_farewell(member, incarnation, now, &mut out);
@@ -333,14 +367,16 @@ impl Swim {
             self.learn(member, incarnation, now, &mut out);
         }
         let after = self.view.get(member).map(Belief::claim);
-        if before != after && before.is_some_and(|before| before.state != Liveness::Alive) && !leaving {
+        let was_away = before.is_some_and(|before| before.state != Liveness::Alive);
+        if before != after && was_away && !is_dialled && !leaving {
             // Relayed word may be old by now: ask the member itself at once.
             self.start_probe(member, false, now, &mut out);
         }
         out
     }
 
-    /// Takes note that an authenticated frame other than a [`SwimFrame`] came straight from a member.
+    /// Takes note that an authenticated frame came straight from a member, which is neither a [`SwimFrame`] nor about
+    /// leases.
     pub fn heard(&mut self, member: MemberId, now: Instant) -> Vec<SwimOut> {
         let mut out = Vec::new();
         if !self.leaving {
@@ -349,10 +385,21 @@ impl Swim {
         out
     }
 
+    /// Takes note that a lease message came straight from a member. It comes again within a third of T, so silence says
+    /// something soon.
+    pub fn heard_lease(&mut self, member: MemberId, now: Instant) -> Vec<SwimOut> {
+        let mut out = Vec::new();
+        if !self.leaving {
+            self.hear_lease(member, now, &mut out);
+        }
+        out
+    }
+
     /// Takes note that the link to a member broke: a hint, which brings its next probe forward to the next tick.
     pub fn link_down(&mut self, member: MemberId, now: Instant) {
         if let Some(peer) = self.peers.get_mut(&member) {
             peer.link_down = true;
+            self.watched.insert(member);
             self.next_scan = self.next_scan.min(now);
         }
     }
@@ -449,19 +496,38 @@ impl Swim {
         if self.leaving {
             return Instant::from_nanos(u64::MAX);
         }
-        let relays = self.relays.values().map(|relay| relay.nack.unwrap_or(relay.expires));
-        let verdicts = self.suspicions.own().map(|(id, it)| it.since + self.patience(id));
-        self.probes
-            .next_due()
-            .into_iter()
-            .chain(relays)
-            .chain(verdicts)
-            .fold(self.next_period.min(self.next_scan), Instant::min)
+        let due = [self.probes.next_due(), self.relays.next_due(), self.verdict_due()];
+        due.into_iter().flatten().fold(self.next_period.min(self.next_scan), Instant::min)
     }
 }
 
 /// Helpers.
 impl Swim {
+    /// Returns whether our own suspicion is to be published now. In a crowd some do, and the others a period later, when
+    /// their next probe fails and they have not heard of enough.
+    fn is_to_publish(&mut self, accused: MemberId, incarnation: u64) -> bool {
+        let is_drawn = self.view.len() <= CROWD || self.below(self.view.len()) < PUBLISHERS;
+        let Some(peer) = self.peers.get_mut(&accused) else { return false };
+        if peer.published == Some(incarnation) || peer.is_accused_enough(incarnation) {
+            return false;
+        }
+        is_drawn || std::mem::replace(&mut peer.is_left_to_others, true)
+    }
+
+    /// Returns whether a member is left to its link for a while: in a crowd, who was never heard.
+    fn is_being_dialled(&self, belief: &Belief, now: Instant) -> bool {
+        self.view.len() > CROWD && belief.last_heard.is_none() && now.since(belief.since) < self.period()
+    }
+
+    /// Returns when the time of the first suspect is up.
+    fn verdict_due(&self) -> Option<Instant> {
+        self.suspicions.next_due(self.view.changes(), || self.next_verdict())
+    }
+
+    fn next_verdict(&self) -> Option<Instant> {
+        self.suspicions.own().map(|(id, it)| it.since + self.patience(id)).min()
+    }
+
     fn believe_in_myself(&mut self, now: Instant) {
         self.view.turn(self.me, if self.leaving { Liveness::Left } else { Liveness::Alive }, now);
         if let Some(belief) = self.view.get_mut(self.me) {
@@ -480,11 +546,16 @@ impl Swim {
         }
         if let Some(peer) = self.peers.get_mut(&member)
             && matches!(to, Liveness::Alive | Liveness::Left)
-            && peer.published.take().is_some()
         {
-            out.push(SwimOut::ClearSuspicion { accused: member });
+            peer.is_left_to_others = false;
+            if peer.published.take().is_some() {
+                out.push(SwimOut::ClearSuspicion { accused: member });
+            }
         }
         if from != to {
+            if to != Liveness::Alive {
+                self.watched.insert(member);
+            }
             self.view.turn(member, to, now);
             out.push(SwimOut::Changed { member, from, to, cause });
         }
@@ -556,10 +627,10 @@ impl Swim {
                 && belief.last_heard.is_none_or(|heard| it.at >= heard)
                 && self.view.is_up(*by)
         };
-        let confirmed = peer.accusers.iter().filter(|(by, it)| counts(by, it)).count();
+        let confirmed = peer.accusers.iter().filter(|(by, it)| counts(by, it)).take(CONFIRMATIONS).count();
         let able = self.view.iter().filter(|(id, it)| *id != accused && *id != self.me && it.state == Liveness::Alive);
-        let expected = able.take(CONFIRMATIONS).count().max(confirmed.min(CONFIRMATIONS));
-        let shortened = SHORTENED_PERMILLE[expected][confirmed.min(CONFIRMATIONS)];
+        let expected = able.take(CONFIRMATIONS).count().max(confirmed);
+        let shortened = SHORTENED_PERMILLE[expected][confirmed];
         let min = self.suspicion_min();
         let max = min * SUSPICION_MAX_FACTOR;
         max - (max - min) * shortened / 1_000

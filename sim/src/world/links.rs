@@ -87,11 +87,11 @@ impl World {
         }
         for (at, peer) in [(a, b), (b, a)] {
             // One link a key: a cloned identity takes the place of the member it was cloned from.
-            for other in self.network.linked(at) {
-                if other == peer || self.is_same_identity(other, peer) {
-                    self.lose_end(at, other, "replaced by a new link");
-                }
+            let twins = if self.has_clones { self.network.linked(at) } else { Vec::new() };
+            for other in twins.into_iter().filter(|other| self.is_same_identity(*other, peer)).collect::<Vec<_>>() {
+                self.lose_end(at, other, "replaced by a new link");
             }
+            self.lose_end(at, peer, "replaced by a new link");
         }
         self.network.connect(a, b, self.time);
         self.count("link up");

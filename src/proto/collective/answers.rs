@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Collective;
 use super::settle::state_of_letter;
+use crate::proto::facts;
 use crate::proto::identity::MemberId;
 use crate::proto::liveness::Liveness;
 use crate::proto::name::MemberName;
@@ -218,13 +219,13 @@ impl Collective {
 
     pub(super) fn view(&self) -> View {
         let ids: Vec<_> = self.roster.ids().collect();
-        let row = |id: MemberId, letters: &str, age, hash: [u8; 8]| ViewRow {
+        let row = |id: MemberId, runs: &str, age, hash: [u8; 8]| ViewRow {
             member: self.name_of(id),
             age_ms: age,
             hash: data_encoding::HEXLOWER.encode(&hash),
             sees: ids
                 .iter()
-                .zip(letters.chars())
+                .zip(facts::of_runs(runs))
                 .filter(|(other, _)| **other != id)
                 .map(|(other, letter)| Sees { member: self.name_of(*other), state: state_of_letter(letter).into() })
                 .collect(),

@@ -43,6 +43,15 @@ impl FailBacks {
         }
     }
 
+    /// Takes note of whether one more can manage nodes, or one less.
+    pub(super) fn on_change(&mut self, id: MemberId, is_available: bool, now: Instant) {
+        if is_available {
+            self.available_since.entry(id).or_insert(now);
+        } else {
+            self.available_since.remove(&id);
+        }
+    }
+
     /// Takes note of where a node is to go, if anywhere.
     pub(super) fn on_review(&mut self, node: &NodeName, home: Option<MemberName>) {
         match home {

@@ -109,6 +109,17 @@ impl Collective {
         self.on_swim(outs);
     }
 
+    /// Takes note that a frame came straight from a member.
+    pub(super) fn on_frame_of(&mut self, from: MemberId, message: &Message) {
+        let outs = match message {
+            // The prober takes its own frames for what they are.
+            Message::Swim(_) => return,
+            Message::LeaseRequest(_) | Message::LeaseAck(_) => self.swim.heard_lease(from, self.now.boot),
+            _ => self.swim.heard(from, self.now.boot),
+        };
+        self.on_swim(outs);
+    }
+
     pub(super) fn on_message(&mut self, from: MemberId, message: Message) {
         match message {
             Message::Swim(frame) => {

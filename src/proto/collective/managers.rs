@@ -272,8 +272,10 @@ impl Collective {
         let has_changed = if until.is_some() { managers.available.insert(id) } else { managers.available.remove(&id) };
         if has_changed {
             managers.all_dirty = true;
-            managers.electorate = None;
-            managers.fail_backs.on_available(&managers.available, self.now.boot);
+            if let Some(electorate) = &mut managers.electorate {
+                electorate.set_available(id, until.is_some());
+            }
+            managers.fail_backs.on_change(id, until.is_some(), self.now.boot);
         }
     }
 

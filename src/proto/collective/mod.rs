@@ -369,10 +369,7 @@ impl Collective {
             Event::Received { peer, message } => {
                 // A frame of a key that is no longer on the roster may still be under way; it counts for nothing.
                 if let Some(from) = self.roster.by_fingerprint(peer).map(|member| member.id) {
-                    // The prober takes its own frames for what they are.
-                    if !matches!(message, Message::Swim(_)) {
-                        self.on_heard(from);
-                    }
+                    self.on_frame_of(from, &message);
                     self.on_message(from, message);
                 }
             }

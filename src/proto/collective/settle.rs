@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::changes::Origin;
 use super::{About, Collective, Effect};
-use crate::proto::facts::Facts;
+use crate::proto::facts::{self, Facts};
 use crate::proto::identity::MemberId;
 use crate::proto::lease::LeaseRelease;
 use crate::proto::liveness::Liveness;
@@ -13,10 +13,14 @@ use crate::proto::name::MemberName;
 use crate::proto::planted::Bug;
 use crate::proto::request::{EventKind, Standing};
 use crate::proto::roster::Change;
+use crate::proto::swim::CROWD;
 use crate::proto::time::Instant;
 
 /// How long a clean stop may take to hand nodes over.
 const STOP_WITHIN: Duration = Duration::from_millis(400);
+
+/// How many views of others a member hears of in one gossip interval, at most about.
+const VIEWS_AN_INTERVAL: usize = 8;
 
 impl Collective {
     /// Derives everything that follows from the state, in one order: a later step may rely on an earlier one.
@@ -212,7 +216,8 @@ impl Collective {
     }
 
     /// Tells what changed about this member at once. How it sees the others is for people to look at, and while many
-    /// come or go it would change with each of them: once a gossip interval is as often as anybody hears of it.
+    /// come or go it would change with each of them: once a gossip interval is as often as anybody hears of it, and more
+    /// seldom among many, each of whom hears all others.
     fn settle_publish(&mut self) {
         if let Some(published) = &self.published
             && self.is_told_of_me(published)
@@ -227,6 +232,9 @@ impl Collective {
             None => (self.swim.view().hash().to_be_bytes(), self.sees()),
         };
         let at = same_view.map_or(self.now.boot, |published| published.at);
+        let root = self.documents.root();
+        let same_root = self.published.as_ref().filter(|published| published.facts.root == root);
+        let root_at = same_root.map_or(self.now.boot, |published| published.root_at);
         let facts = Facts {
             addresses: self.addresses.clone(),
             software: self.software.clone(),
@@ -234,7 +242,7 @@ impl Collective {
             incarnation: self.stamp.incarnation,
             session: Some(self.session),
             leaving: self.stopping.is_some(),
-            root: self.documents.root(),
+            root,
             version: self.roster.version,
             standing: self.standing,
             manages: self.manages(),
@@ -245,20 +253,21 @@ impl Collective {
         if self.published.as_ref().is_none_or(|published| published.facts != facts) {
             self.effects.push(Effect::Publish(facts.clone()));
         }
-        self.published = Some(Published { facts, of_view, at });
+        self.published = Some(Published { facts, of_view, at, root_at });
     }
 
-    /// Returns a letter for each member, in the order of the ids.
+    /// Returns a letter for each member, in the order of the ids, in runs.
     fn sees(&self) -> String {
         // The view has the members of the roster, and this one even when it was taken off.
         let others = self.swim.view().iter().filter(|(id, _)| *id != self.me || self.roster.member(*id).is_some());
-        others.map(|(id, belief)| letter(if id == self.me { None } else { Some(belief.state) })).collect()
+        facts::in_runs(others.map(|(id, belief)| letter(if id == self.me { None } else { Some(belief.state) })))
     }
 
     /// Returns whether what was published of this member itself is so still. Everything in [`Facts`] that changes in the
     /// life of a process is looked at here, or follows from the view.
-    fn is_told_of_me(&self, Published { facts, .. }: &Published) -> bool {
-        facts.root == self.documents.root()
+    fn is_told_of_me(&self, published: &Published) -> bool {
+        let facts = &published.facts;
+        self.root_due(published).is_none_or(|due| due > self.now.boot)
             && facts.version == self.roster.version
             && facts.incarnation == self.stamp.incarnation
             && facts.standing == self.standing
@@ -267,10 +276,30 @@ impl Collective {
             && facts.suspicions == self.suspicions
     }
 
+    /// Returns from when on a root that is not told yet may be told. Voters tell it at once, since everybody compares with
+    /// them; were all of a crowd to do so, each write would have each of them hear from all others.
+    fn root_due(&self, published: &Published) -> Option<Instant> {
+        let interval = Duration::from_millis(u64::from(self.roster.timing.gossip_interval_ms));
+        let apart = u32::try_from(self.roster.len() / CROWD).unwrap_or(u32::MAX);
+        let is_patient = self.roster.len() > CROWD && !self.voters.contains(&self.me);
+        let due = if is_patient { published.root_at + interval * apart } else { self.now.boot };
+        (published.facts.root != self.documents.root()).then_some(due)
+    }
+
+    /// Returns whether what another member holds is this one's to watch. In a crowd the voters watch everybody, and
+    /// everybody else watches them as long as there is a link to one: what one has then reaches all.
+    pub(super) fn watches(&self, id: MemberId) -> bool {
+        self.roster.len() <= CROWD
+            || self.voters.contains(&self.me)
+            || self.voters.contains(&id)
+            || !self.voters.iter().any(|voter| self.links.contains_key(voter))
+    }
+
     /// Returns from when on a view that is not told yet may be told.
     fn view_due(&self, published: &Published) -> Option<Instant> {
         let interval = Duration::from_millis(u64::from(self.roster.timing.gossip_interval_ms));
-        (published.of_view != self.swim.view().changes()).then(|| published.at + interval)
+        let apart = 1 + u32::try_from(self.roster.len() / VIEWS_AN_INTERVAL).unwrap_or(u32::MAX);
+        (published.of_view != self.swim.view().changes()).then(|| published.at + interval * apart)
     }
 
     fn manages(&self) -> u32 {
@@ -320,6 +349,7 @@ impl Collective {
             self.stopping,
             self.changing_over,
             self.published.as_ref().filter(|_| alive).and_then(|published| self.view_due(published)),
+            self.published.as_ref().filter(|_| alive).and_then(|published| self.root_due(published)),
         ]
         .into_iter()
         .flatten()
@@ -342,6 +372,8 @@ pub(super) struct Published {
     of_view: u64,
     /// When the view was told.
     at: Instant,
+    /// When the root was told.
+    root_at: Instant,
 }
 
 fn letter(state: Option<Liveness>) -> char {

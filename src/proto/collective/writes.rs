@@ -49,8 +49,9 @@ pub(super) struct Writes {
     pub(super) disk_trouble: Option<String>,
     /// A number for each comparison of documents.
     pub(super) round: u64,
-    /// Members with whom one is under way.
+    /// Members with whom one is under way, and those of them with whom it may have ended in this step.
     comparing: BTreeSet<MemberId>,
+    compared: BTreeSet<MemberId>,
 }
 
 /// One write that is not answered yet.
@@ -221,6 +222,8 @@ impl Collective {
     }
 
     fn make_visible(&mut self, ids: &[ChangeId]) {
+        // What a comparison waits for may be durable now.
+        self.writes.compared.extend(&self.writes.comparing);
         let mut attributes = 0_usize;
         for id in ids {
             let touched = self.documents.durable(id);
@@ -297,6 +300,9 @@ impl Collective {
     pub(super) fn on_sync(&mut self, from: MemberId, message: SyncMessage) {
         if !self.links.contains_key(&from) || self.writes.quarantined.contains(&from) {
             return;
+        }
+        if matches!(message, SyncMessage::Digests { .. } | SyncMessage::Changes(_)) {
+            self.writes.compared.insert(from);
         }
         if let Some(answer) = sync::answer(&message, &mut self.documents) {
             self.say(from, Message::Sync(answer));
@@ -389,20 +395,17 @@ impl Collective {
     }
 
     fn finish_resyncs(&mut self) {
-        let mut done = Vec::new();
-        self.writes.comparing.retain(|id| {
-            let link = self.links.get_mut(id).filter(|link| !link.has_resynced);
-            let is_done = link.as_ref().is_some_and(|link| link.resync.is_done(&self.documents));
-            if is_done {
-                done.push(*id);
+        for id in std::mem::take(&mut self.writes.compared) {
+            let Some(link) = self.links.get_mut(&id).filter(|link| !link.has_resynced) else {
+                self.writes.comparing.remove(&id);
+                continue;
+            };
+            if !link.resync.is_done(&self.documents) {
+                continue;
             }
-            link.is_some() && !is_done
-        });
-        for id in done {
-            if let Some(link) = self.links.get_mut(&id) {
-                link.has_resynced = true;
-                self.handover.on_resynced(id, link.resync.round(), self.now.boot);
-            }
+            link.has_resynced = true;
+            self.handover.on_resynced(id, link.resync.round(), self.now.boot);
+            self.writes.comparing.remove(&id);
             self.resynced.insert(id);
             let name = self.name_of(id);
             self.happen(EventKind::ResyncDone, About::member(name.clone()), format!("holds all that {name} holds"));
@@ -488,7 +491,7 @@ impl Collective {
         let root = self.documents.root();
         let mut again = Vec::new();
         for (id, link) in &self.links {
-            let theirs = self.facts.get(id).map_or(root, |(facts, _)| facts.root);
+            let theirs = self.facts.get(id).filter(|_| self.watches(*id)).map_or(root, |(facts, _)| facts.root);
             let differs = self.writes.watch.observe(*id, theirs, root);
             let stuck = !link.has_resynced && self.now.boot.since(link.compared_at) >= COMPARE_WITHIN;
             if (differs && link.has_resynced) || stuck {

@@ -201,7 +201,7 @@ impl Net {
             }
             Event::Lease { from, to } => {
                 if !self.lost(from, to) {
-                    let out = self.members[to].heard(id(from), self.now);
+                    let out = self.members[to].heard_lease(id(from), self.now);
                     self.perform(to, out);
                 }
             }

@@ -15,21 +15,31 @@ impl Swim {
         }
         let unheard = belief.incarnation == 0 && belief.last_heard.is_none();
         belief.incarnation = incarnation;
+        self.suspicions.judge_anew();
         // The first word of a member may be an old one, passed on for a while: no proof that it is there.
         if !unheard || belief.state == Liveness::Alive {
             self.believe(member, Liveness::Alive, Cause::Incarnation(incarnation), now, out);
         }
     }
 
-    /// Takes a frame that is none of the prober's: besides being evidence of life, it tells how often to expect one.
+    /// Takes a frame that is none of the prober's.
     pub(super) fn hear_other(&mut self, member: MemberId, now: Instant, out: &mut Vec<SwimOut>) {
         if let Some(peer) = self.peers.get_mut(&member) {
-            if let Some(last) = peer.last_other.replace(now) {
+            peer.last_other = Some(now);
+        }
+        self.hear(member, now, out);
+    }
+
+    /// Takes a lease message: besides being evidence of life, it tells how often to expect one.
+    pub(super) fn hear_lease(&mut self, member: MemberId, now: Instant, out: &mut Vec<SwimOut>) {
+        if let Some(peer) = self.peers.get_mut(&member) {
+            if let Some(last) = peer.last_lease.replace(now) {
                 peer.expect_every(now.since(last));
+                self.watched.insert(member);
             }
             peer.overdue = false;
         }
-        self.hear(member, now, out);
+        self.hear_other(member, now, out);
     }
 
     /// Takes direct evidence of life.
@@ -37,10 +47,10 @@ impl Swim {
         let (Some(belief), Some(peer)) = (self.view.get_mut(member), self.peers.get_mut(&member)) else { return };
         belief.last_heard = Some(now);
         if std::mem::take(&mut peer.overdue)
-            && let Some(last) = peer.last_other
+            && let Some(last) = peer.last_lease
         {
-            // It is there and had nothing to say: what has become rare is not expected soon. Without this two members
-            // that talked for a moment when their link came up would go on asking each other for ever.
+            // It is there and asks for no lease: what has become rare is not expected soon. Without this a member and one
+            // that was a voter would go on asking each other for ever.
             peer.expect_every(now.since(last));
         }
         self.heard = now;
@@ -63,8 +73,8 @@ impl Swim {
     }
 
     pub(super) fn on_ack(&mut self, from: MemberId, seq: u32, incarnation: u64, now: Instant, out: &mut Vec<SwimOut>) {
-        if let Some(relay) = self.relays.get(&seq).copied().filter(|relay| relay.target == from) {
-            self.relays.remove(&seq);
+        if let Some(relay) = self.relays.get(seq).copied().filter(|relay| relay.target == from) {
+            self.relays.remove(seq);
             let frame = SwimFrame::IndirectAck { seq: relay.origin_seq, target: from, incarnation };
             out.push(SwimOut::Send { to: relay.origin, frame, reliable: false });
         }
@@ -132,6 +142,7 @@ impl Swim {
         if incarnation > belief.incarnation {
             // It was well at that incarnation, so the older suspicion is refuted and this one begins anew.
             belief.incarnation = incarnation;
+            self.suspicions.judge_anew();
             self.suspicions.remove(accused);
         }
         // The accuser needed a period to find out, so that much of the suspect's time is over, unless we heard of it.

@@ -39,7 +39,7 @@ fn run_hearing(swim: &mut Swim, from: u64, to: u64, hearty: &[u8]) -> Vec<SwimOu
     for ms in (from..=to).step_by(100) {
         out.extend(run(swim, at(ms)));
         for n in hearty {
-            out.extend(swim.heard(id(*n), at(ms)));
+            out.extend(swim.heard_lease(id(*n), at(ms)));
         }
     }
     out
@@ -491,11 +491,71 @@ fn no_verdict_comes_before_our_own_question_went_unanswered() {
 }
 
 #[test]
+fn in_a_crowd_who_was_never_heard_is_given_a_period_for_its_link() {
+    for (others, first) in [(30, 0), (40, 1_000)] {
+        let mut swim = Swim::new(ME, 1, Timing::LAN, [7; 32], T0);
+        swim.set_members((0..=others).map(id), T0);
+        swim.next_period = at(3_600_000); // Only what is asked out of turn counts.
+        let out = run(&mut swim, at(first).max(at(1)));
+        let asked: BTreeSet<_> = sent(&out).iter().map(|(to, ..)| *to).collect();
+        assert_eq!(asked.len(), usize::from(others));
+        assert_eq!(swim.probes.get(id(1)).map(|probe| probe.started), Some(at(first)));
+        // Nothing waits longer for its verdict.
+        run(&mut swim, at(20_000));
+        assert_eq!(state(&swim, 1), Liveness::Down);
+    }
+}
+
+#[test]
+fn what_was_heard_between_two_scans_costs_the_next_one_nothing() {
+    let mut swim = prober(50);
+    run(&mut swim, at(100));
+    assert!(swim.watched.is_empty(), "all are well, and none talks regularly");
+
+    swim.heard_lease(id(1), at(110));
+    swim.heard_lease(id(1), at(400));
+    swim.on_suspicion(id(2), id(3), Some(1), at(400));
+    run(&mut swim, at(700));
+    assert_eq!(swim.watched, BTreeSet::from([id(1), id(3)]));
+}
+
+#[test]
+fn a_suspicion_that_enough_others_published_is_kept_to_ourselves() {
+    for (accusers, publishes) in [(2, true), (3, false)] {
+        let mut swim = prober(8);
+        for accuser in 1..=accusers {
+            swim.on_suspicion(id(accuser), id(8), Some(1), at(10));
+        }
+        let out = run_hearing(&mut swim, 100, 20_000, &[1, 2, 3, 4, 5, 6, 7]);
+        let published = out.contains(&SwimOut::PublishSuspicion { accused: id(8), incarnation: 1 });
+        assert_eq!(published, publishes, "{accusers} accusers");
+        assert_eq!(state(&swim, 8), Liveness::Down);
+    }
+}
+
+#[test]
+fn in_a_crowd_a_suspicion_that_all_come_to_is_published_by_some() {
+    let publishes_by = |seed: u8, ms: u64| {
+        let mut swim = prober(100);
+        swim.rng = ChaCha8Rng::from_seed([seed; 32]);
+        run(&mut swim, at(5));
+        let all: Vec<u8> = (1..100).collect();
+        swim.link_down(id(100), at(10));
+        let out = run_hearing(&mut swim, 100, ms, &all);
+        assert_eq!(state(&swim, 100), Liveness::Suspect);
+        out.iter().any(|out| matches!(out, SwimOut::PublishSuspicion { .. }))
+    };
+    let at_once = (0..100).filter(|seed| publishes_by(*seed, 1_100)).count();
+    assert!((4..=40).contains(&at_once), "{at_once} of a hundred");
+    assert!((0..100).all(|seed| publishes_by(seed, 6_000)), "nobody else did");
+}
+
+#[test]
 fn members_that_said_a_few_words_are_not_asked_early_for_good() {
     let mut swim = prober(1);
     swim.next_period = at(3_600_000); // Only what is asked early counts.
     for ms in [0, 2, 5] {
-        swim.heard(id(1), at(ms));
+        swim.heard_lease(id(1), at(ms));
     }
     let mut asked = 0;
     for ms in (10..60_000).step_by(100) {

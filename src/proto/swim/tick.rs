@@ -1,6 +1,6 @@
 //! What the prober does when time passes: escalates, gives up, asks again, judges.
 
-use super::{ASK_AGAIN_PERIODS, Cause, REPROBE_FIRST, REPROBE_MAX, Relay, Swim, SwimFrame, SwimOut};
+use super::{ASK_AGAIN_PERIODS, CROWD, Cause, REPROBE_FIRST, REPROBE_MAX, Relay, Swim, SwimFrame, SwimOut};
 use crate::proto::identity::MemberId;
 use crate::proto::liveness::Liveness;
 use crate::proto::time::Instant;
@@ -53,8 +53,8 @@ impl Swim {
         let silence = belief.last_heard.map(|heard| now.since(heard));
         self.suspect(id, since, Cause::Silent { through: through.clone(), silence }, now, out);
         self.suspicions.make_own(id, through);
-        if let Some(peer) = self.peers.get_mut(&id)
-            && peer.published != Some(belief.incarnation)
+        if self.is_to_publish(id, belief.incarnation)
+            && let Some(peer) = self.peers.get_mut(&id)
         {
             peer.published = Some(belief.incarnation);
             out.push(SwimOut::PublishSuspicion { accused: id, incarnation: belief.incarnation });
@@ -69,36 +69,36 @@ impl Swim {
 
     /// Asks everybody who was not heard for a period: we are cut off, or a whole site is.
     ///
-    /// One after the other, each a stretched period later, the last of ten would be missed only after a minute.
+    /// One after the other, each a stretched period later, the last of ten would be missed only after a minute. In a crowd
+    /// most are always silent, so some are drawn: where many are gone, each of them that does not answer has more asked.
     pub(super) fn probe_the_silent(&mut self, now: Instant, out: &mut Vec<SwimOut>) {
         let period = self.period();
-        let silent: Vec<_> = self
+        let mut silent: Vec<_> = self
             .view
             .iter()
             .filter(|(_, it)| it.state.is_up() && it.last_heard.is_none_or(|heard| now.since(heard) > period))
             .map(|(id, _)| id)
             .collect();
-        for id in silent {
-            self.start_probe(id, false, now, out);
+        let is_crowd = self.view.len() > CROWD;
+        for _ in 0..if is_crowd { CROWD.min(silent.len()) } else { 0 } {
+            let at = self.below(silent.len());
+            self.start_probe(silent.swap_remove(at), false, now, out);
+        }
+        if !is_crowd {
+            silent.into_iter().for_each(|id| self.start_probe(id, false, now, out));
         }
     }
 
     pub(super) fn tick_relays(&mut self, now: Instant, out: &mut Vec<SwimOut>) {
-        let due: Vec<_> = self
-            .relays
-            .iter()
-            .filter(|(_, relay)| relay.nack.unwrap_or(relay.expires) <= now)
-            .map(|(seq, relay)| (*seq, *relay))
-            .collect();
-        for (seq, relay) in due {
+        for (seq, relay) in self.relays.due_by(now) {
             if relay.nack.is_some() {
                 let frame = SwimFrame::Nack { seq: relay.origin_seq };
                 out.push(SwimOut::Send { to: relay.origin, frame, reliable: false });
                 self.adopt(relay, now, out);
             }
-            match self.relays.get_mut(&seq) {
-                Some(kept) if relay.expires > now => kept.nack = None,
-                _ => drop(self.relays.remove(&seq)),
+            self.relays.remove(seq);
+            if relay.expires > now {
+                self.relays.insert(seq, Relay { nack: None, ..relay });
             }
         }
     }
@@ -125,19 +125,23 @@ impl Swim {
     pub(super) fn scan(&mut self, now: Instant, out: &mut Vec<SwimOut>) {
         let (period, timeout) = (self.period(), self.timeout());
         let mut ask = Vec::new();
-        // Both are in the order of the ids; the view has us as well.
-        let others = self.view.iter().filter(|(id, _)| *id != self.me);
-        for ((id, belief), peer) in others.zip(self.peers.values()) {
+        for id in std::mem::take(&mut self.watched) {
+            let Some((belief, peer)) = self.view.get(id).zip(self.peers.get(&id)) else { continue };
+            // Lease traffic comes several times a period. Three messages missing are reason enough to ask now.
+            let regular = peer.cadence.filter(|cadence| *cadence <= period / 2);
+            let is_well = belief.state == Liveness::Alive && regular.is_none() && !peer.link_down;
+            if is_well || belief.state == Liveness::Left {
+                continue;
+            }
+            self.watched.insert(id);
             let due = match belief.state {
                 Liveness::Alive => {
-                    // Lease traffic comes several times a period. Three frames missing are reason enough to ask now.
-                    let regular = peer.cadence.filter(|cadence| *cadence <= period / 2);
                     let silence = belief.last_heard.map(|heard| now.since(heard));
                     let overdue =
                         regular.zip(silence).is_some_and(|(cadence, silence)| silence > (cadence * 3).max(timeout));
                     peer.link_down || (overdue && !peer.overdue)
                 }
-                Liveness::Suspect => true,
+                Liveness::Suspect => !self.is_being_dialled(belief, now),
                 Liveness::Down => peer.reprobe <= now,
                 Liveness::Left => false,
             };
@@ -161,6 +165,9 @@ impl Swim {
 
     /// Gives the verdicts that are due.
     pub(super) fn judge(&mut self, now: Instant, out: &mut Vec<SwimOut>) {
+        if self.verdict_due().is_none_or(|due| due > now) {
+            return;
+        }
         let due: Vec<_> = self
             .suspicions
             .own()
