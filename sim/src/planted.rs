@@ -163,7 +163,7 @@ const TABLE: &[Find] = &[
     Find::new(Bug::NoQuietStart, "forgetful", 0..10, 0, Rule::OneManager, 0.1),
     Find::new(Bug::RemovedGoesOn, "deleted-while-away", 0..10, 0, Rule::Convergence, 0.1),
     Find::new(Bug::NoAmnesiaGuard, "old-disk", 0..40, 12, Rule::OneRoster, 0.2),
-    Find::new(Bug::NoBackOff, "rush", 0..15, 2, Rule::Convergence, 1.2),
+    Find::new(Bug::NoBackOff, "rush", 0..15, 0, Rule::Convergence, 1.2),
     Find::new(Bug::SeatWithoutResync, "returning", 0..15, 0, Rule::NothingLost, 0.3),
     Find::new(Bug::VotesLeaveWritesBehind, "votes-and-writes", 0..10, 0, Rule::BoundedTime, 0.3),
     Find::new(Bug::AckedOnOneDisk, "random", 0..10, 0, Rule::NothingLost, 0.6),
