@@ -621,7 +621,7 @@ mod tests {
             let put = |number: u32| Put {
                 entity: Entity::Settings,
                 attribute: format!("custom.x{}", number % 7).into(),
-                value: (number % 3 > 0).then(|| (number % 4).to_string()),
+                value: (!number.is_multiple_of(3)).then(|| (number % 4).to_string()),
             };
             let puts: Vec<_> = (0..=step % 3).map(|more| put(step * step / 5 + more)).collect();
             let actor = Actor([1 + (step % 5 / 3) as u8; 16]);
