@@ -66,13 +66,13 @@ impl World {
             Kind::WallClock { member, by_ms } => self.sites[*member].clock.set_wall(*by_ms),
             Kind::Rotate(member) => self.rotate(*member, self.faults[number].number),
             Kind::JoinCrash { joiner, via, step } => self.lose_host_of(*joiner, *via, *step),
-            Kind::Clone { member, on } => self.clone_identity(*member, *on),
+            Kind::Clone { member, on } => self.clone_identity(*member, *on, number),
             _ => {}
         }
     }
 
     /// Ends one of the rarer faults.
-    pub(crate) fn end_rare(&mut self, kind: &Kind, until: Option<u64>, since: u64) {
+    pub(crate) fn end_rare(&mut self, kind: &Kind, number: usize, until: Option<u64>, since: u64) {
         match kind {
             Kind::Restore { member, age_ms } => self.return_from(*member, Fate::Stale(*age_ms), until, since),
             Kind::WallClock { member, by_ms } => self.sites[*member].clock.set_wall(-by_ms),
@@ -87,7 +87,7 @@ impl World {
                 }
             }
             // Another one may run there, when two were to begin at once.
-            Kind::Clone { member, on } if self.sites[*on].me == self.sites[*member].me => {
+            Kind::Clone { member, on } if self.sites[*on].cloned_by == Some(number) => {
                 if self.sites[*on].is_up() {
                     self.sites[*member].rolled_back = Some(self.time);
                 }
@@ -264,8 +264,8 @@ impl World {
         self.sites[a].fingerprint == self.sites[b].fingerprint
     }
 
-    /// Starts a copy of a member on a spare site.
-    fn clone_identity(&mut self, member: usize, on: usize) {
+    /// Starts a copy of a member on a spare site, by a fault.
+    fn clone_identity(&mut self, member: usize, on: usize, fault: usize) {
         if self.sites[on].is_up() || self.sites[member].me.is_none() || self.sites[on].me.is_some() {
             return;
         }
@@ -275,6 +275,7 @@ impl World {
         let clone = &mut self.sites[on];
         clone.forget_everything();
         (clone.disk, clone.me, clone.fingerprint) = (disk, me, key);
+        clone.cloned_by = Some(fault);
         self.checker.enrolled(on);
         self.boot(on);
     }

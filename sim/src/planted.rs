@@ -141,6 +141,7 @@ const DIRECTED: &[(&str, &str)] = &[
     directed!("two-machines"),
     directed!("rush"),
     directed!("returning"),
+    directed!("overtaken"),
 ];
 
 /// Every bug and how it was found; `collective-sim selftest` looks again, and docs/simulation.md shows it.
@@ -173,7 +174,7 @@ const TABLE: &[Find] = &[
     Find::new(Bug::ShrinkingQuorum, "random", 0..10, 0, Rule::LockDown, 0.6),
     Find::new(Bug::NoResync, "random", 0..20, 0, Rule::NothingLost, 0.7),
     Find::new(Bug::RemovedAuthorsRefused, "random", 0..20, 1, Rule::Convergence, 0.9),
-    Find::new(Bug::RequestsInAnyOrder, "random", 0..100, 49, Rule::Convergence, 10.3),
+    Find::new(Bug::RequestsInAnyOrder, "overtaken", 0..10, 0, Rule::OneManager, 0.1),
     Find::new(Bug::IncarnationTooEarly, "random", 0..20, 0, Rule::Incarnation, 0.7),
     Find::new(Bug::RosterNotStored, "random", 0..20, 0, Rule::OneRoster, 0.7),
     Find::new(Bug::BadCandidateStops, "bad-candidate", 0..10, 0, Rule::BoundedTime, 0.1),

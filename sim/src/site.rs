@@ -47,6 +47,8 @@ pub(crate) struct Site {
     pub(crate) is_busy: bool,
     /// Since when its disk is one of the past, or its identity was cloned, so that it must be invited again.
     pub(crate) rolled_back: Option<u64>,
+    /// The fault by which it is a copy of another one.
+    pub(crate) cloned_by: Option<usize>,
     /// The enrolments whose disks are gone, with what was on them.
     lost: Vec<(MemberId, Documents)>,
     /// Faults that keep it from being started.
@@ -116,6 +118,7 @@ impl Site {
             inbox: VecDeque::new(),
             is_busy: false,
             rolled_back: None,
+            cloned_by: None,
             lost: Vec::new(),
             downs: 0,
             wake: None,
@@ -230,6 +233,7 @@ impl Site {
         self.kept = None;
         self.me = None;
         self.rolled_back = None;
+        self.cloned_by = None;
         self.former.clear();
     }
 

@@ -79,7 +79,7 @@ impl World {
                 self.sites[*member].clock.freeze(since, self.time);
                 self.go_on(*member);
             }
-            kind => self.end_rare(kind, until, at),
+            kind => self.end_rare(kind, number, until, at),
         }
     }
 
