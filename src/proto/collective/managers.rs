@@ -167,10 +167,10 @@ impl Managers {
     }
 
     /// A record did not reach a majority in time: the claim holds, so it is written again.
-    pub(super) fn on_not_recorded(&mut self, nodes: &[(NodeName, u64)]) {
-        for (node, term) in nodes {
-            if self.duties.get(node) == Some(Duty::Recording { term: *term }) {
-                self.confirmed.push((node.clone(), *term));
+    pub(super) fn on_not_recorded(&mut self, nodes: &[(NodeName, Token)]) {
+        for (node, token) in nodes {
+            if self.duties.get(node) == Some(Duty::Recording { term: token.term }) {
+                self.confirmed.push((node.clone(), token.term));
             }
         }
     }
@@ -502,14 +502,15 @@ impl Collective {
         let count = self.managers.confirmed.len().min(RECORDS_MAX);
         let confirmed: Vec<_> = self.managers.confirmed.drain(..count).collect();
         let Some(me) = self.name.clone().filter(|_| !confirmed.is_empty()) else { return };
+        let confirmed: Vec<_> = confirmed.into_iter().map(|(node, term)| (node, self.token_of(term))).collect();
         let puts: Vec<_> = confirmed
             .iter()
-            .map(|(node, term)| {
+            .map(|(node, token)| {
                 let pinned = attributes::effective(&self.documents, node, "collective.manager");
                 let pinned = pinned.and_then(|found| MemberName::new(found.value).ok());
                 let by = if pinned.as_ref() == Some(&me) { By::Admin } else { By::Auto };
                 let despite = pinned.filter(|pinned| *pinned != me);
-                let record = Record { value: me.clone(), by, token: self.token_of(*term), despite, to: None };
+                let record = Record { value: me.clone(), by, token: *token, despite, to: None };
                 Put {
                     entity: Entity::Node(node.clone()),
                     attribute: Record::ATTRIBUTE.into(),
@@ -531,13 +532,14 @@ impl Collective {
     }
 
     /// The records are durable on a majority: this member acts from now on.
-    pub(super) fn on_recorded(&mut self, nodes: &[(NodeName, u64)]) {
-        for (node, term) in nodes {
-            if self.managers.duties.get(node) != Some(Duty::Recording { term: *term }) {
+    ///
+    /// They need not be durable here: then the documents still show the record of whoever managed the node before.
+    pub(super) fn on_recorded(&mut self, nodes: &[(NodeName, Token)]) {
+        for (node, token) in nodes {
+            if self.managers.duties.get(node) != Some(Duty::Recording { term: token.term }) {
                 continue;
             }
-            // The token is the one that the record tells.
-            let token = record_of(&self.documents, node).map_or_else(|| self.token_of(*term), |record| record.token);
+            let token = *token;
             self.managers.duties.insert(node.clone(), Duty::Acting { token });
             // Whether it is to fail back is asked of acting managers only.
             self.managers.touch(node.clone());

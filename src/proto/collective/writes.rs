@@ -14,6 +14,7 @@ use super::{About, AfterSave, Collective, Effect, RequestId};
 use crate::proto::document::{
     Actor, Batch, ChangeId, DocumentError, Entity, Generation, NewChange, Put, Rejected, ShardId, Touched,
 };
+use crate::proto::election::Token;
 use crate::proto::identity::MemberId;
 use crate::proto::message::Message;
 use crate::proto::name::NodeName;
@@ -95,7 +96,7 @@ pub(super) enum Then {
     /// An administrator is answered.
     Reply(RequestId, Box<Response>),
     /// The nodes whose manager record this is may be acted for.
-    Act(Vec<(NodeName, u64)>),
+    Act(Vec<(NodeName, Token)>),
     /// Nothing: whoever reads what was written acts on it.
     Nothing,
 }
