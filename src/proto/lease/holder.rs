@@ -76,11 +76,23 @@ pub struct Holder {
     planted: Planted,
 }
 
-/// The end of what may be used of each grant under one roster, and whose it is; the longest first.
+/// The grants that count under one roster; the longest first.
 #[derive(Clone, Debug)]
 struct Counted {
     under: RosterHash,
-    grants: Vec<(Instant, MemberId)>,
+    grants: Vec<Usable>,
+}
+
+/// What is asked of a voter's grant at every event. Changes with the grant only, as all of it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Usable {
+    /// The end of what may be used of it.
+    end: Instant,
+    voter: MemberId,
+    /// The version of the claim set that it covers.
+    applied: Option<u64>,
+    /// Whether it refuses some of those claims.
+    refuses: bool,
 }
 
 impl Holder {
@@ -303,7 +315,8 @@ impl Holder {
             for (id, peer) in self.peers.iter().filter(|(id, _)| voters.contains(id)) {
                 if let Some(grant) = peer.grant.filter(|grant| grant.version == roster.version && grant.mark == mark) {
                     // R5: counted from when it was asked for, not from when the answer came.
-                    grants.push((grant.sent_at + usable, *id));
+                    let (end, refuses) = (grant.sent_at + usable, !peer.refused.is_empty());
+                    grants.push(Usable { end, voter: *id, applied: grant.applied, refuses });
                 }
             }
         }
@@ -349,6 +362,10 @@ impl Holder {
     /// Returns what a voter answered last, without the refusals.
     pub fn verdict(&self, voter: MemberId) -> Option<&Verdict> {
         self.answer(voter).map(|answer| &answer.verdict)
+    }
+
+    fn refuses(&self, voter: MemberId, node: &NodeName, number: u64) -> bool {
+        self.peers.get(&voter).is_none_or(|peer| peer.refuses(node, number))
     }
 
     fn answer(&self, voter: MemberId) -> Option<&Answer> {
@@ -400,30 +417,30 @@ pub struct Grants<'a> {
     holder: &'a Holder,
     voters: usize,
     /// See [`Counted`].
-    grants: Cow<'a, [(Instant, MemberId)]>,
+    grants: Cow<'a, [Usable]>,
 }
 
 impl Grants<'_> {
     /// Returns how many voters' grants have not expired.
     pub fn quorum(&self, now: Instant) -> Quorum {
-        let granted = self.grants.iter().filter(|(end, _)| *end > now).count();
+        let granted = self.grants.iter().filter(|grant| grant.end > now).count();
         let is_shrinking = self.holder.planted.has(Bug::ShrinkingQuorum) && granted > 0;
         Quorum { granted, voters: if is_shrinking { granted } else { self.voters } }
     }
 
     /// Returns the voters whose grants have not expired.
     pub fn granted(&self, now: Instant) -> BTreeSet<MemberId> {
-        self.grants.iter().filter(|(end, _)| *end > now).map(|(_, voter)| *voter).collect()
+        self.grants.iter().filter(|grant| grant.end > now).map(|grant| grant.voter).collect()
     }
 
     /// Returns until when one voter's grant may be used, which may be over already.
     pub fn until(&self, voter: MemberId) -> Option<Instant> {
-        self.grants.iter().find(|(_, granting)| *granting == voter).map(|(end, _)| *end)
+        self.grants.iter().find(|grant| grant.voter == voter).map(|grant| grant.end)
     }
 
     /// Returns when the majority runs out: the end of the last grant it cannot do without.
     pub fn quorum_until(&self) -> Option<Instant> {
-        self.grants.get(majority(self.voters) - 1).map(|(end, _)| *end)
+        self.grants.get(majority(self.voters) - 1).map(|grant| grant.end)
     }
 
     /// Returns until when this member may act for a node, which may be over already.
@@ -432,10 +449,10 @@ impl Grants<'_> {
     pub fn acts_until(&self, node: &NodeName) -> Option<Instant> {
         let (number, _) = self.holder.ledger.hold(node)?;
         let number = if self.holder.planted.has(Bug::UnconfirmedClaims) { 0 } else { number };
-        let is_confirming =
-            |voter: &MemberId| self.holder.peers.get(voter).is_some_and(|peer| peer.confirms(node, number));
-        let mut ends = self.grants.iter().filter(|(_, voter)| is_confirming(voter)).map(|(end, _)| *end);
-        ends.nth(majority(self.voters) - 1)
+        let refuses = |grant: &Usable| grant.refuses && self.holder.refuses(grant.voter, node, number);
+        let covers = |grant: &Usable| grant.applied.is_some_and(|applied| applied >= number);
+        let mut confirming = self.grants.iter().filter(|grant| covers(grant) && !refuses(grant));
+        confirming.nth(majority(self.voters) - 1).map(|grant| grant.end)
     }
 
     /// Returns whether this member may act for a node at this moment. R5.
