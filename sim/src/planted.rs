@@ -170,6 +170,7 @@ const TABLE: &[Find] = &[
     Find::new(Bug::AckedOnOneDisk, "random", 0..10, 0, Rule::NothingLost, 0.6),
     Find::new(Bug::AckedOnReceipt, "random", 0..10, 0, Rule::NothingLost, 0.6),
     Find::new(Bug::MajorityOfTheLinked, "random", 0..20, 1, Rule::NothingLost, 0.9),
+    Find::new(Bug::UnchangedIsHeld, "said-again", 0..10, 0, Rule::NothingLost, 0.1),
     Find::new(Bug::StoredButRefused, "random", 0..20, 0, Rule::RefusedStaysOut, 1.0),
     Find::new(Bug::ShrinkingQuorum, "random", 0..10, 0, Rule::LockDown, 0.6),
     Find::new(Bug::NoResync, "random", 0..20, 0, Rule::NothingLost, 0.7),

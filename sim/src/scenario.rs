@@ -226,6 +226,7 @@ const LIBRARY: &[(&str, &str)] = &library![
     "join-crash",
     "actions-under-split",
     "lost-confirmation",
+    "said-again",
 ];
 
 /// Returns every scenario of the library, with its text.

@@ -70,8 +70,10 @@ pub(crate) struct Act {
 /// A request in a scenario.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum What {
-    /// A write of one attribute, of the first node.
-    Write,
+    /// A write of one attribute, of the first node; or the last write said again, the same value of the same attribute.
+    Write {
+        again: bool,
+    },
     /// A new node.
     Define {
         node: String,
@@ -128,7 +130,7 @@ impl What {
     pub(crate) fn request(&self) -> Option<(&'static str, Request)> {
         let named = |member: usize| MemberName::new(&name(member)).ok();
         let (word, request) = match self {
-            Self::Write | Self::Invite { .. } => return None,
+            Self::Write { .. } | Self::Invite { .. } => return None,
             Self::Define { node, candidates } => {
                 let assignments = vec![format!("collective.managercandidates={candidates}")];
                 ("define", Request::DefineNodes { nodes: node.clone(), assignments })
@@ -355,7 +357,8 @@ impl World {
 
     fn start_act(&mut self, act: &Act) {
         match &act.what {
-            What::Write => self.write(act.via, 0),
+            What::Write { again: false } => self.write(act.via, 0),
+            What::Write { again: true } => self.write_again(act.via),
             What::Invite { member, dies } => {
                 self.enrol(*member, act.via, *dies);
             }

@@ -26,7 +26,7 @@ const GRACE: u64 = SECOND;
 /// What was asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Op {
-    /// One attribute of one node; no other write has that name.
+    /// One attribute of one node; no other write has that name, but it may be said again.
     Write { node: NodeName, key: String, value: String },
     /// An invitation, for an enrolment.
     Invite { enrolment: usize },
@@ -54,6 +54,16 @@ impl Outcome {
                 code => Self::Refused(code),
             },
             _ => Self::Done,
+        }
+    }
+
+    /// Returns what is known of a write that was said again, after what was known before: refused is only what was refused
+    /// each time, and done is done.
+    pub(crate) fn said_after(self, before: Option<Self>) -> Self {
+        match (before, self) {
+            (Some(Self::Done), _) | (_, Self::Done) => Self::Done,
+            (Some(Self::Unknown), _) | (_, Self::Unknown) => Self::Unknown,
+            (_, refused) => refused,
         }
     }
 }
@@ -270,6 +280,18 @@ impl World {
         self.ask(at, Op::Write { node, key, value }, request);
     }
 
+    /// Says the last write again, through a member.
+    pub(crate) fn write_again(&mut self, at: usize) {
+        let last = self.ledger.0.iter().rev().find_map(|asked| match &asked.op {
+            Op::Write { node, key, value } => Some((node.clone(), key.clone(), value.clone())),
+            _ => None,
+        });
+        let Some((node, key, value)) = last else { return };
+        let request = crate::step::set(node.as_str(), &format!("{key}={value}"));
+        self.count("write said again");
+        self.ask(at, Op::Write { node, key, value }, request);
+    }
+
     /// One turn of the random load.
     pub(crate) fn work(&mut self) {
         self.works += 1;
@@ -317,6 +339,8 @@ impl World {
     /// After the end: what was acknowledged is there, what was refused is not, and everybody was answered.
     pub(crate) fn settle_accounts(&mut self, core: &[usize]) {
         let ledger = std::mem::take(&mut self.ledger);
+        let is_refused = |asked: &Asked| matches!(asked.outcome, Some(Outcome::Refused(_)));
+        let is_stored = |op: &Op| ledger.0.iter().any(|asked| asked.op == *op && !is_refused(asked));
         for asked in &ledger.0 {
             let overdue = asked.since + patience(&asked.op) + GRACE + self.late_by_fault();
             if asked.outcome.is_none() && self.time > overdue && core.contains(&asked.at) {
@@ -330,7 +354,7 @@ impl World {
                     Some(Outcome::Done) if found != Some(value) => {
                         Some((Rule::NothingLost, format!("{key} was acknowledged, but m{at} has {found:?}")))
                     }
-                    Some(Outcome::Refused(code)) if found.is_some() => {
+                    Some(Outcome::Refused(code)) if found.is_some() && !is_stored(&asked.op) => {
                         Some((Rule::RefusedStaysOut, format!("{key} was refused ({code:?}), but m{at} has it")))
                     }
                     _ => None,

@@ -83,6 +83,8 @@ bugs! {
     AckedOnReceipt = "acked-on-receipt",
     /// The majority of a write is one of the members that are linked.
     MajorityOfTheLinked = "majority-of-the-linked",
+    /// A write of what is there already is acknowledged, wherever it is.
+    UnchangedIsHeld = "unchanged-is-held",
     /// A write that was stored here is refused when quorum is lost.
     StoredButRefused = "stored-but-refused",
     /// Quorum is a majority of the voters that answer: its denominator shrinks by itself.

@@ -54,17 +54,21 @@ impl Director {
         !state.is_over() && state.time() < end
     }
 
-    /// Writes one attribute of its own through a member; what becomes of it is in the ledger, and returned.
-    pub(super) async fn write(&self, at: usize, node: usize) -> Outcome {
+    /// Writes one attribute of its own through a member, or what was written last again; what becomes of it is in the
+    /// ledger, and returned.
+    pub(super) async fn write(&self, at: usize, node: usize, again: bool) -> Outcome {
         let (number, life, request) = {
             let mut state = self.stage.lock();
-            let number = state.writes.len();
-            let (key, value) = (format!("custom.w{number}"), format!("v{number}"));
-            let node = state.nodes[node].0.clone();
-            state.count("write");
-            let request = crate::step::set(node.as_str(), &format!("{key}={value}"));
-            state.writes.push(Write { node, key, value, outcome: None });
-            (number, state.sites[at].life, request)
+            if !again || state.writes.is_empty() {
+                let number = state.writes.len();
+                let (key, value) = (format!("custom.w{number}"), format!("v{number}"));
+                let node = state.nodes[node].0.clone();
+                state.writes.push(Write { node, key, value, outcome: None });
+            }
+            state.count(if again { "write said again" } else { "write" });
+            let number = state.writes.len() - 1;
+            let Write { node, key, value, .. } = &state.writes[number];
+            (number, state.sites[at].life, crate::step::set(node.as_str(), &format!("{key}={value}")))
         };
         let response = self.ask(at, request, WITHIN).await;
         let mut state = self.stage.lock();
@@ -93,7 +97,8 @@ impl Director {
         if response.is_none() && state.lives(at, life) && state.sites[at].is_awake() && !stood_still {
             state.violate(Rule::Answered, format!("m{at} never answered write {number}"));
         }
-        state.writes[number].outcome = Some(outcome.clone());
+        let told = &mut state.writes[number].outcome;
+        *told = Some(outcome.clone().said_after(told.take()));
         outcome
     }
 
@@ -119,7 +124,7 @@ impl Director {
             Some(Turn::Write { at, node }) => {
                 let director = self.clone();
                 self.aside(async move {
-                    director.write(at, node).await;
+                    director.write(at, node, false).await;
                 });
             }
             Some(Turn::Ask { at, request, .. }) => self.ask_aside(at, request),

@@ -65,7 +65,7 @@ impl Director {
 
     async fn carry_out(&self, via: usize, what: What) -> Outcome {
         match what {
-            What::Write => return self.write(via, 0).await,
+            What::Write { again } => return self.write(via, 0, again).await,
             What::Invite { member, dies } => return self.let_in(member, via, dies).await,
             _ => {}
         }

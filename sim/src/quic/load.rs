@@ -33,17 +33,21 @@ impl Director {
         });
     }
 
-    /// Writes one attribute of its own through a member; what becomes of it is in the ledger, and returned.
-    pub(super) fn write(&self, member: usize, node: usize) -> JoinHandle<Outcome> {
+    /// Writes one attribute of its own through a member, or what was written last again; what becomes of it is in the
+    /// ledger, and returned.
+    pub(super) fn write(&self, member: usize, node: usize, again: bool) -> JoinHandle<Outcome> {
         let (number, request) = {
             let mut state = self.stage.lock();
-            let number = state.ledger.writes.len();
-            let (key, value) = (format!("custom.w{number}"), format!("v{number}"));
-            let node = state.nodes[node].0.clone();
-            state.count("write");
-            let request = crate::step::set(node.as_str(), &format!("{key}={value}"));
-            state.ledger.writes.push(Write { node, key, value, changes: Vec::new(), outcome: None });
-            (number, request)
+            if !again || state.ledger.writes.is_empty() {
+                let number = state.ledger.writes.len();
+                let (key, value) = (format!("custom.w{number}"), format!("v{number}"));
+                let node = state.nodes[node].0.clone();
+                state.ledger.writes.push(Write { node, key, value, changes: Vec::new(), outcome: None });
+            }
+            state.count(if again { "write said again" } else { "write" });
+            let number = state.ledger.writes.len() - 1;
+            let Write { node, key, value, .. } = &state.ledger.writes[number];
+            (number, crate::step::set(node.as_str(), &format!("{key}={value}")))
         };
         let director = self.clone();
         tokio::spawn(async move {
@@ -61,7 +65,8 @@ impl Director {
             if response.is_none() && site.birth == life && site.is_awake() && !state.was_paused(member) {
                 state.violate(Rule::Answered, format!("m{member} never answered write {number}"));
             }
-            state.ledger.writes[number].outcome = Some(outcome.clone());
+            let told = &mut state.ledger.writes[number].outcome;
+            *told = Some(outcome.clone().said_after(told.take()));
             outcome
         })
     }
@@ -85,7 +90,7 @@ impl Director {
             drawn
         };
         match drawn {
-            Some(Turn::Write { at, node }) => drop(self.write(at, node)),
+            Some(Turn::Write { at, node }) => drop(self.write(at, node, false)),
             Some(Turn::Ask { at, request, .. }) => self.ask_aside(at, request),
             None => {}
         }

@@ -84,7 +84,9 @@ fn act(key: &str, value: &Value<'_>, members: usize) -> Result<Act, Mistake> {
         let within_ms = table.get("within").map(|value| value.duration()).transpose()?.unwrap_or(0) / MS;
         let member = |table: &mut Table<'_>| table.require("member")?.member(members);
         let what = match key {
-            "write" => What::Write,
+            "write" => {
+                What::Write { again: table.get("again").map(|value| value.boolean()).transpose()?.unwrap_or(false) }
+            }
             "leave" => What::Leave,
             "define" => What::Define {
                 node: table.require("node")?.string()?.to_owned(),
@@ -162,7 +164,7 @@ pub(super) fn tell_seen(bounds: &[(String, Bound)]) -> String {
 
 fn tell_act(act: &Act) -> String {
     let (key, more) = match &act.what {
-        What::Write => ("write", String::new()),
+        What::Write { again } => ("write", if *again { ", again = true".to_owned() } else { String::new() }),
         What::Leave => ("leave", String::new()),
         What::Define { node, candidates } => ("define", format!(", node = {node:?}, candidates = {candidates:?}")),
         What::Set { nodes, assignment } => ("set", format!(", nodes = {nodes:?}, assignment = {assignment:?}")),

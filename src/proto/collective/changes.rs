@@ -246,6 +246,7 @@ impl Collective {
         let roster = &self.roster;
         self.facts.retain(|id, _| roster.member(*id).is_some());
         self.seated.retain(|id, _| roster.member(*id).is_some());
+        self.acks.keep_only(|id| roster.member(*id).is_some());
         self.resynced.retain(|id| roster.member(*id).is_some());
         self.suspicions.retain(|id, _| roster.member(*id).is_some());
         self.trouble.retain(|id, _| roster.member(*id).is_some());

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::Collective;
-use super::managers::record_of;
+use super::managers::record_ahead;
 use super::writes::Then;
 use crate::proto::document::{Entity, Put};
 use crate::proto::election::Record;
@@ -98,12 +98,9 @@ impl Collective {
     }
 
     fn handing_over(&self, node: &NodeName, home: &MemberName) -> Option<Put> {
-        let record = record_of(&self.documents, node)?;
+        let entity = Entity::Node(node.clone());
+        let record = record_ahead(&self.documents, &entity)?;
         let record = Record { despite: None, to: Some(home.clone()), ..record };
-        Some(Put {
-            entity: Entity::Node(node.clone()),
-            attribute: Record::ATTRIBUTE.into(),
-            value: Some(record.to_string()),
-        })
+        Some(Put { entity, attribute: Record::ATTRIBUTE.into(), value: Some(record.to_string()) })
     }
 }

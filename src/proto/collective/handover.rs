@@ -100,7 +100,7 @@ impl Collective {
     }
 
     /// Returns those of the changes of which a member did not say that they are durable there.
-    fn not_known_to_hold(&self, member: MemberId, changes: &[ChangeId]) -> Vec<ChangeId> {
+    pub(super) fn not_known_to_hold(&self, member: MemberId, changes: &[ChangeId]) -> Vec<ChangeId> {
         let is_missing = |id: &&ChangeId| member != self.me && !self.acks.is_durable_on(member, id);
         changes.iter().filter(is_missing).copied().collect()
     }

@@ -6,10 +6,10 @@ use std::time::Duration;
 use super::plans::Plan;
 use super::refusals::refuse_attribute;
 use super::{Collective, RequestId};
-use crate::proto::document::Put;
+use crate::proto::document::{Entity, Put};
 use crate::proto::inventory;
 use crate::proto::name::GroupName;
-use crate::proto::request::{ErrorCode, Refusal, Wait};
+use crate::proto::request::{ErrorCode, Refusal};
 use crate::proto::time::Instant;
 
 /// Nodes that are worked out in one turn: a few milliseconds with twenty attributes each.
@@ -35,11 +35,10 @@ impl Collective {
     /// Begins to take in an inventory.
     pub(super) fn take_in(&mut self, id: RequestId, inventory: inventory::Plan, dry_run: bool, within: Duration) {
         let plan = Plan {
-            puts: Vec::new(),
             message: format!("{} nodes and {} groups imported", inventory.nodes.len(), inventory.groups.len()),
             notes: inventory.warnings.clone(),
-            wait: Wait::Majority,
             dry_run,
+            ..Plan::default()
         };
         let until = self.now.boot + within;
         self.imports.push_back(Import { id, groups: inventory.groups.clone(), left: inventory, plan, until });
@@ -62,6 +61,9 @@ impl Collective {
         } else if let Some(part) = import.left.take_part(TURN_NODES) {
             match self.plan_part(&part, &import.groups) {
                 Ok((puts, notes)) => {
+                    let groups = part.groups.iter().cloned().map(Entity::Group);
+                    let nodes = part.nodes.keys().cloned().map(Entity::Node);
+                    import.plan.unchanged.extend(groups.chain(nodes).map(|entity| entity.shard()));
                     import.plan.puts.extend(puts);
                     for note in notes {
                         // The same unknown member is among the candidates of many.
@@ -88,7 +90,8 @@ impl Collective {
         part: &inventory::Plan,
         groups: &BTreeSet<GroupName>,
     ) -> Result<(Vec<Put>, Vec<String>), Refusal> {
-        let changes = inventory::changes(&self.documents, part, groups).map_err(|error| refuse_attribute(&error))?;
+        let changes =
+            inventory::changes(&self.documents.ahead(), part, groups).map_err(|error| refuse_attribute(&error))?;
         self.puts_of(changes)
     }
 

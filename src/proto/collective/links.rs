@@ -63,6 +63,9 @@ impl Collective {
         self.links.insert(id, Link { fingerprint: peer, address, resync, has_resynced: false, compared_at });
         self.on_heard(id);
         self.begin_resync(id);
+        if self.acks.on_session(id, hello.session) {
+            self.ask_for_waiting(id);
+        }
         if behind {
             self.want_roster(id);
         }

@@ -186,7 +186,16 @@ pub(super) fn recorded(documents: &Documents, roster: &Roster, node: &NodeName) 
 
 /// Returns the manager record of a node; of concurrent ones, that with the highest token.
 pub(super) fn record_of(documents: &Documents, node: &NodeName) -> Option<Record> {
-    let values = documents.all(&Entity::Node(node.clone()), Record::ATTRIBUTE);
+    highest_of(&documents.all(&Entity::Node(node.clone()), Record::ATTRIBUTE))
+}
+
+/// Returns the manager record of a node as it will be once everything that was taken in is durable: what a new one is
+/// worked out from.
+pub(super) fn record_ahead(documents: &Documents, node: &Entity) -> Option<Record> {
+    highest_of(&documents.all_ahead(node, Record::ATTRIBUTE))
+}
+
+fn highest_of(values: &[String]) -> Option<Record> {
     let records: Vec<Record> = values.iter().filter_map(|text| text.parse().ok()).collect();
     election::highest(&records).cloned()
 }

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::lookups::place;
-use super::managers::{DRAIN, record_of};
+use super::managers::{DRAIN, record_ahead};
 use super::refusals::{refuse_attribute, refuse_range};
 use super::writes::Then;
 use super::{Collective, RequestId};
 use crate::proto::attributes::{self, Assignment, Owner, Source};
-use crate::proto::document::{Entity, PRESENT, Put};
+use crate::proto::document::{Entity, PRESENT, Put, ShardId};
 use crate::proto::election::Record;
 use crate::proto::name::{AttributeName, GroupName, MemberName, NodeName};
 use crate::proto::noderange;
@@ -19,9 +19,11 @@ use crate::proto::request::{Done, ErrorCode, Refusal, Request, Response, Target,
 const NODES_UNASKED_MAX: usize = 500;
 
 /// What a request would write.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Plan {
     pub(super) puts: Vec<Put>,
+    /// Documents in which something that was asked for may be so already.
+    pub(super) unchanged: BTreeSet<ShardId>,
     pub(super) message: String,
     pub(super) notes: Vec<String>,
     pub(super) wait: Wait,
@@ -60,13 +62,13 @@ impl Collective {
         plan: Plan,
         within: Duration,
     ) -> Result<Option<Response>, Refusal> {
-        let Plan { puts, message, notes, wait, dry_run } = plan;
+        let Plan { puts, unchanged, message, notes, wait, dry_run } = plan;
         if dry_run {
             let changes = puts.iter().filter(|put| !put.attribute.starts_with('!')).map(describe).collect();
             return Ok(Some(Response::Done(Done { message, notes, changes, dry_run, ..Done::default() })));
         }
         let response = Response::Done(Done { message, notes, ..Done::default() });
-        match self.write(puts, wait, within, Then::Reply(id, Box::new(response))) {
+        match self.write_beside(unchanged, puts, wait, within, Then::Reply(id, Box::new(response))) {
             Ok(()) => Ok(None),
             Err(failed) => Err(failed.0),
         }
@@ -79,13 +81,14 @@ impl Collective {
         for name in clear {
             parsed.push(attributes::parse_clear(name).map_err(|error| refuse_attribute(&error))?);
         }
-        let changes = attributes::plan(&self.documents, &owners, &parsed).map_err(|error| refuse_attribute(&error))?;
+        let changes =
+            attributes::plan(&self.documents.ahead(), &owners, &parsed).map_err(|error| refuse_attribute(&error))?;
         let count = owners.len();
         let what = match target {
             Target::Group(group) => format!("group {group}"),
             Target::Nodes(_) => format!("{count} node{}", if count == 1 { "" } else { "s" }),
         };
-        self.plan_of(changes, format!("{what} set"))
+        Ok(Plan { unchanged: places(&owners), ..self.plan_of(changes, format!("{what} set"))? })
     }
 
     fn plan_define(&self, names: &str, assignments: &[String], nodes: bool) -> Result<Plan, Refusal> {
@@ -101,7 +104,7 @@ impl Collective {
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| Refusal::new(ErrorCode::BadData, error.to_string(), ""))?;
         let assignments = parse_all(assignments)?;
-        let changes = attributes::plan_define(&self.documents, &owners, &assignments)
+        let changes = attributes::plan_define(&self.documents.ahead(), &owners, &assignments)
             .map_err(|error| refuse_attribute(&error))?;
         let what = if nodes { "node" } else { "group" };
         let plural = if owners.len() == 1 { "" } else { "s" };
@@ -111,7 +114,8 @@ impl Collective {
     fn plan_remove_nodes(&self, nodes: &str, yes: bool) -> Result<Plan, Refusal> {
         let owners: Vec<_> = self.nodes_of(nodes)?.into_iter().map(Owner::Node).collect();
         ask_about_many(owners.len(), yes)?;
-        let changes = attributes::plan_remove(&self.documents, &owners).map_err(|error| refuse_attribute(&error))?;
+        let changes =
+            attributes::plan_remove(&self.documents.ahead(), &owners).map_err(|error| refuse_attribute(&error))?;
         let plural = if owners.len() == 1 { "" } else { "s" };
         self.plan_of(changes, format!("{} node{plural} removed", owners.len()))
     }
@@ -124,7 +128,8 @@ impl Collective {
             .map(|name| GroupName::new(name).map(Owner::Group))
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| Refusal::new(ErrorCode::BadData, error.to_string(), ""))?;
-        let changes = attributes::plan_remove(&self.documents, &owners).map_err(|error| refuse_attribute(&error))?;
+        let changes =
+            attributes::plan_remove(&self.documents.ahead(), &owners).map_err(|error| refuse_attribute(&error))?;
         let plural = if owners.len() == 1 { "" } else { "s" };
         self.plan_of(changes, format!("{} group{plural} removed", owners.len()))
     }
@@ -137,19 +142,16 @@ impl Collective {
             value: to.to_string(),
         };
         let mut plan = self.plan_of(
-            attributes::plan(&self.documents, &owners, &[assignment]).map_err(|error| refuse_attribute(&error))?,
+            attributes::plan(&self.documents.ahead(), &owners, &[assignment])
+                .map_err(|error| refuse_attribute(&error))?,
             format!("{} node{} to be managed by {to}", owners.len(), if owners.len() == 1 { "" } else { "s" }),
         )?;
+        plan.unchanged = places(&owners);
         // An order given again counts, even where a failover had overruled the same one.
-        for owner in &owners {
-            let Owner::Node(node) = owner else { continue };
-            if let Some(record) = record_of(&self.documents, node).filter(|record| record.despite.is_some()) {
+        for entity in owners.iter().map(place) {
+            if let Some(record) = record_ahead(&self.documents, &entity).filter(|record| record.despite.is_some()) {
                 let record = Record { despite: None, to: None, ..record };
-                plan.puts.push(Put {
-                    entity: place(owner),
-                    attribute: Record::ATTRIBUTE.into(),
-                    value: Some(record.to_string()),
-                });
+                plan.puts.push(Put { entity, attribute: Record::ATTRIBUTE.into(), value: Some(record.to_string()) });
             }
         }
         if !self.is_live(target) {
@@ -170,13 +172,13 @@ impl Collective {
         } else {
             format!("{name} may manage nodes again")
         };
-        Ok(Plan { puts: vec![put], message, notes: Vec::new(), wait: Wait::Majority, dry_run: false })
+        Ok(Plan { puts: vec![put], message, ..Plan::default() })
     }
 
     /// Makes a plan of attribute changes.
     fn plan_of(&self, changes: Vec<attributes::Change>, message: String) -> Result<Plan, Refusal> {
         let (puts, notes) = self.puts_of(changes)?;
-        Ok(Plan { puts, message, notes, wait: Wait::Majority, dry_run: false })
+        Ok(Plan { puts, message, notes, ..Plan::default() })
     }
 
     /// Turns attribute changes into puts, and says what is odd about them.
@@ -218,6 +220,11 @@ impl Collective {
             puts.push(Put { entity, attribute: PRESENT.into(), value: Some("1".into()) });
         }
     }
+}
+
+/// Returns the documents that hold what is written of nodes and groups.
+fn places(owners: &[Owner]) -> BTreeSet<ShardId> {
+    owners.iter().map(|owner| place(owner).shard()).collect()
 }
 
 fn ask_about_many(nodes: usize, yes: bool) -> Result<(), Refusal> {

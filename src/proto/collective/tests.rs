@@ -4,15 +4,17 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::writes::Then;
 use super::{Birth, Collective, Effect, Event, Ticket};
-use crate::proto::document::{Actor, Documents};
+use crate::proto::document::{Actor, Documents, Entity, Put};
+use crate::proto::election;
 use crate::proto::identity::{ClusterId, Fingerprint, MemberId, SessionId};
 use crate::proto::inventory;
 use crate::proto::invite::Seed;
 use crate::proto::lease::Stamp;
-use crate::proto::name::MemberName;
+use crate::proto::name::{MemberName, NodeName};
 use crate::proto::record::Record;
-use crate::proto::request::{ErrorCode, ImportFormat, Request, Response, Standing};
+use crate::proto::request::{ErrorCode, ImportFormat, Request, Response, Standing, Target, Wait};
 use crate::proto::roster::{Member, Role, Roster, Timing};
 use crate::proto::time::{Instant, Now, WallTime};
 
@@ -93,6 +95,18 @@ impl Lone {
     fn wake_after(&mut self, wait: Duration) {
         self.now = self.now + wait;
         self.handle(Event::Wake);
+    }
+
+    fn set(&mut self, nodes: &str, assignment: &str) {
+        let request = Request::SetAttributes {
+            target: Target::Nodes(nodes.into()),
+            assignments: vec![assignment.into()],
+            clear: Vec::new(),
+            wait: Wait::Majority,
+            dry_run: false,
+            yes: false,
+        };
+        self.handle(Event::Request { id: 2, request, within_ms: 10_000, entropy: Box::new([0; 40]) });
     }
 
     fn define(&mut self, nodes: &str) {
@@ -216,4 +230,58 @@ fn a_disk_that_has_room_again_takes_writes_whatever_it_had_refused() {
     lone.define("n1");
     lone.finish_saves();
     assert!(matches!(lone.replies.last(), Some(Response::Done(_))), "{:?}", lone.replies);
+}
+
+#[test]
+fn what_is_on_its_way_to_the_disk_is_not_undone_by_what_is_asked_next() {
+    let mut lone = Lone::start();
+    lone.define("n1");
+    lone.finish_saves();
+    lone.replies.clear();
+    for assignment in ["custom.list,=a", "custom.list,=b", "location.room=b", "location.room=a"] {
+        lone.set("n1", assignment);
+    }
+    assert!(lone.replies.is_empty(), "nothing is durable: {:?}", lone.replies);
+    lone.finish_saves();
+    assert_eq!(lone.replies.len(), 4);
+    let n1 = Entity::Node(NodeName::new("n1").expect("a valid name"));
+    let documents = lone.core.documents();
+    assert_eq!(documents.get(&n1, "custom.list"), Some("b,a"));
+    assert_eq!(documents.get(&n1, "location.room"), Some("a"), "it showed already, but not for long");
+}
+
+#[test]
+fn what_is_set_already_is_confirmed_once_it_is_durable() {
+    let mut lone = Lone::start();
+    lone.define("n1");
+    lone.finish_saves();
+    lone.replies.clear();
+    lone.set("n1", "location.room=b");
+    lone.set("n1", "location.room=b");
+    assert!(lone.replies.is_empty(), "nothing is durable: {:?}", lone.replies);
+    lone.finish_saves();
+    assert_eq!(lone.replies.len(), 2);
+    lone.set("n1", "location.room=b");
+    assert_eq!(lone.replies.len(), 3, "nothing is to be written");
+}
+
+#[test]
+fn a_manager_record_is_not_replaced_by_an_older_one() {
+    let mut lone = Lone::start();
+    lone.define("n1");
+    lone.finish_saves();
+    let n1 = Entity::Node(NodeName::new("n1").expect("a valid name"));
+    let mut record = |text: &str| {
+        let put =
+            Put { entity: n1.clone(), attribute: election::Record::ATTRIBUTE.into(), value: Some(text.to_owned()) };
+        let within = Duration::from_secs(2);
+        lone.core.write(vec![put], Wait::Majority, within, Then::Nothing).expect("written");
+    };
+    record("mgt1 auto 0.9.4");
+    record("mgt1 auto 0.9.3");
+    record("mgt1 auto 0.9.4 to mgt2");
+    record("mgt1 auto 0.8.9");
+    lone.handle(Event::Wake);
+    lone.finish_saves();
+    assert_eq!(lone.core.documents().all(&n1, election::Record::ATTRIBUTE), ["mgt1 auto 0.9.4 to mgt2"]);
 }

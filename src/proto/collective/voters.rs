@@ -133,7 +133,7 @@ impl Collective {
         } else {
             Vec::new()
         };
-        Plan { puts, message: in_words(wish), notes, wait: Wait::Majority, dry_run: false }
+        Plan { puts, message: in_words(wish), notes, ..Plan::default() }
     }
 
     /// Says how many voters there shall be, and who has which place.

@@ -10,11 +10,12 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use super::managers::record_ahead;
 use super::{About, AfterSave, Collective, Effect, RequestId};
 use crate::proto::document::{
-    Actor, Batch, ChangeId, DocumentError, Entity, Generation, NewChange, Put, Rejected, ShardId, Touched,
+    Actor, Batch, ChangeId, DocumentError, Documents, Entity, Generation, NewChange, Put, Rejected, ShardId, Touched,
 };
-use crate::proto::election::Token;
+use crate::proto::election::{self, Token};
 use crate::proto::identity::MemberId;
 use crate::proto::message::Message;
 use crate::proto::name::NodeName;
@@ -128,6 +129,21 @@ impl Collective {
         within: Duration,
         then: Then,
     ) -> Result<(), Box<(Refusal, Then)>> {
+        self.write_beside(BTreeSet::new(), puts, wait, within, then)
+    }
+
+    /// Writes puts where something else that was asked for is so already, in these documents: `wait` is for that, too.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub(super) fn write_beside(
+        &mut self,
+        unchanged: BTreeSet<ShardId>,
+        puts: Vec<Put>,
+        wait: Wait,
+        within: Duration,
+        then: Then,
+    ) -> Result<(), Box<(Refusal, Then)>> {
         if let Some(reason) = &self.writes.disk_trouble {
             let refusal = Refusal::new(
                 ErrorCode::Failure,
@@ -149,9 +165,16 @@ impl Collective {
             until: self.now.boot + within,
             then,
         };
+        // I3: what is there already may be on this member alone. A change of the same document brings it along.
+        let changed: BTreeSet<_> = waiting.rest.iter().map(Batch::shard).collect();
+        let is_overlooked = self.planted.has(Bug::UnchangedIsHeld);
+        let unchanged = unchanged.difference(&changed).filter(|_| !is_overlooked);
+        let latest: Vec<_> = unchanged.flat_map(|shard| self.documents.tips(*shard)).collect();
         if let Err(error) = self.take_turn(&mut waiting) {
             return Err(Box::new((refuse_write(&error), waiting.then)));
         }
+        waiting.await_also(&latest);
+        self.ask_voters(&latest);
         self.writes.last += 1;
         self.writes.waiting.insert(self.writes.last, waiting);
         Ok(())
@@ -160,22 +183,44 @@ impl Collective {
     /// Writes the next part of a write.
     fn take_turn(&mut self, waiting: &mut Waiting) -> Result<(), DocumentError> {
         let mut puts = 0;
-        let (mut changes, mut awaits) = (Vec::new(), Vec::new());
-        while let Some(batch) = waiting.rest.front()
+        let (mut changes, mut awaits, mut latest) = (Vec::new(), Vec::new(), Vec::new());
+        while let Some(batch) = waiting.rest.front_mut()
             && (puts == 0 || puts + batch.puts() <= TURN_PUTS)
         {
-            let written = self.documents.write_batch(batch, self.actor, self.now.wall)?;
             puts += batch.puts();
+            keep_newest_records(&self.documents, batch);
+            let written = self.documents.write_batch(batch, self.actor, self.now.wall)?;
+            if written.changes.is_empty() {
+                latest.extend_from_slice(&written.awaits);
+            }
             changes.extend(written.changes);
             awaits.extend(written.awaits);
             waiting.rest.pop_front();
         }
         waiting.await_also(&awaits);
+        self.ask_voters(&latest);
         if !changes.is_empty() {
             let records = changes.iter().map(record_of_change).collect();
             self.save(records, vec![AfterSave::Written(changes)]);
         }
         Ok(())
+    }
+
+    /// Asks the voters what they hold of changes that others may have made: unasked they tell the authors alone.
+    fn ask_voters(&mut self, latest: &[ChangeId]) {
+        for voter in self.voters.clone() {
+            for question in SyncMessage::ask(self.not_known_to_hold(voter, latest)) {
+                self.say(voter, Message::Sync(question));
+            }
+        }
+    }
+
+    /// Asks a member that was started anew for what it holds of the changes that writes wait for.
+    pub(super) fn ask_for_waiting(&mut self, member: MemberId) {
+        let awaited: Vec<_> = self.writes.waiting.values().flat_map(Waiting::awaits).collect();
+        for question in SyncMessage::ask(awaited) {
+            self.say(member, Message::Sync(question));
+        }
     }
 
     /// Goes on with the writes that are made in turns: one turn of each.
@@ -518,6 +563,16 @@ impl Collective {
             waiting.until = self.now.boot;
         }
     }
+}
+
+/// Leaves out manager records that a later claim has overtaken since they were worked out: the next claim must find the
+/// highest term there.
+fn keep_newest_records(documents: &Documents, batch: &mut Batch) {
+    batch.retain(|put| {
+        let record = put.value.as_deref().filter(|_| &*put.attribute == election::Record::ATTRIBUTE);
+        let Some(record) = record.and_then(|text| text.parse::<election::Record>().ok()) else { return true };
+        record_ahead(documents, &put.entity).is_none_or(|there| there.token <= record.token)
+    });
 }
 
 fn refuse_write(error: &DocumentError) -> Refusal {

@@ -4,6 +4,7 @@
 //! memory; nothing shows it yet. The store saves it. [`Documents::durable`] then lets it into the read map, vectors,
 //! digests and what peers are sent. What was shown or sent is therefore never lost in a crash.
 
+mod ahead;
 mod batched;
 mod key;
 mod read;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 
 use automerge::ChangeHash;
 
+pub use ahead::Ahead;
 pub use key::{Actor, ChangeId, Entity, Generation, PRESENT, SHARDS, ShardId, VALUE_BYTES_MAX, actor_prefix};
 pub use vet::CHANGE_BYTES_MAX;
 
@@ -64,7 +66,7 @@ impl Put {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
     shard: ShardId,
-    /// At least one, each of another attribute.
+    /// Each of another attribute.
     puts: Vec<Put>,
 }
 
@@ -72,6 +74,16 @@ impl Batch {
     /// Returns how many values it writes.
     pub fn puts(&self) -> usize {
         self.puts.len()
+    }
+
+    /// Returns which document it goes to.
+    pub fn shard(&self) -> ShardId {
+        self.shard
+    }
+
+    /// Leaves out the puts that are not wanted any more.
+    pub fn retain(&mut self, is_wanted: impl FnMut(&Put) -> bool) {
+        self.puts.retain(is_wanted);
     }
 }
 
@@ -438,6 +450,11 @@ impl Documents {
     pub fn is_durable(&self, id: &ChangeId) -> bool {
         let shard = &self.shards[id.shard.index()];
         shard.generation() == id.generation && shard.is_durable(id)
+    }
+
+    /// Returns the latest changes of a document, durable or not: whoever holds them holds all of it.
+    pub fn tips(&self, shard: ShardId) -> Vec<ChangeId> {
+        self.shards[shard.index()].tips()
     }
 
     /// Returns the generation of a document.

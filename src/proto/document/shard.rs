@@ -12,6 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use automerge::transaction::{CommitOptions, Transactable};
 use automerge::{ActorId, Automerge, ChangeHash, ObjId, ReadDoc, ScalarValue, ScalarValueRef, ValueRef};
 
+use super::ahead::follow;
 use super::batched::{Batched, Broken, GENESIS_DOCUMENT};
 use super::key::{Actor, BUCKETS, ChangeId, Entity, Generation, ShardId};
 use super::read::ReadMap;
@@ -264,17 +265,19 @@ impl Shard {
     }
 
     /// Returns every version of a value that no change here replaces, durable or not, in no particular order.
-    fn versions<'a>(&'a self, read: &'a ReadMap, entity: &Entity, attribute: &str) -> Vec<(OpId, &'a str)> {
+    pub(super) fn versions<'a>(&'a self, read: &'a ReadMap, entity: &Entity, attribute: &str) -> Vec<(OpId, &'a str)> {
         let mut versions: Vec<_> = read.versions(entity, attribute).map(|stored| (stored.op, stored.value)).collect();
-        for pending in &self.pending {
-            for (index, op) in pending.ops.iter().enumerate() {
-                if op.attribute == attribute && op.entity == *entity {
-                    versions.retain(|(id, _)| !op.preds.contains(id));
-                    versions.extend(op.value.as_deref().map(|value| (pending.op_id(index), value)));
-                }
-            }
+        for (op, id) in self.pending().filter(|(op, _)| op.attribute == attribute && op.entity == *entity) {
+            follow(&mut versions, op, id);
         }
         versions
+    }
+
+    /// Returns the operations that are not durable yet, in the order in which they will be.
+    pub(super) fn pending(&self) -> impl Iterator<Item = (&Op, OpId)> {
+        self.pending
+            .iter()
+            .flat_map(|change| change.ops.iter().enumerate().map(move |(index, op)| (op, change.op_id(index))))
     }
 
     /// Vets a change from a peer and applies it.

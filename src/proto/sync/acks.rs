@@ -1,27 +1,38 @@
 //! Acknowledgements: on which members a change is durable, from what they say and from equal digests.
 
 use std::collections::BTreeMap;
-#[cfg(test)]
-use std::collections::BTreeSet;
 
 use super::{SyncError, split_digests};
 use crate::proto::document::{Actor, ChangeId, Documents, Generation, SHARDS, ShardId};
-use crate::proto::identity::MemberId;
+use crate::proto::identity::{MemberId, SessionId};
 
 /// Rounds for which two databases may differ before they are compared in full.
 const ROUNDS_MAX: u32 = 2;
 
 /// What is known to be durable on other members.
 ///
-/// What a member says stays true when its link breaks; forget it only when the member is removed.
+/// What a member says stays true when its link breaks, and as long as its process runs: another run may find an older
+/// disk.
 #[derive(Clone, Debug, Default)]
 pub struct Acks {
+    /// The run of each member that said what is known of it.
+    sessions: BTreeMap<MemberId, SessionId>,
     durable: BTreeMap<(ShardId, Generation, Actor), BTreeMap<MemberId, u64>>,
     /// For each member the last digest of each document that was equal here and there: all it stands for was noted.
     equal: BTreeMap<MemberId, Box<[Option<[u8; 8]>; SHARDS]>>,
 }
 
 impl Acks {
+    /// Notes which run of a member speaks from now on; returns whether what an earlier one said was forgotten.
+    pub fn on_session(&mut self, member: MemberId, session: SessionId) -> bool {
+        let before = self.sessions.insert(member, session);
+        let is_another = before.is_some_and(|before| before != session);
+        if is_another {
+            self.forget(member);
+        }
+        is_another
+    }
+
     /// Notes what a member said is durable there.
     pub fn on_durable(&mut self, member: MemberId, entries: &[ChangeId]) {
         for id in entries {
@@ -63,21 +74,22 @@ impl Acks {
         Ok(())
     }
 
-    /// Returns the other members on which a change is durable.
-    #[cfg(test)]
-    pub(super) fn durable_on(&self, id: &ChangeId) -> BTreeSet<MemberId> {
-        let members = self.durable.get(&(id.shard, id.generation, id.actor)).into_iter().flatten();
-        members.filter(|(_, seq)| **seq >= id.seq).map(|(member, _)| *member).collect()
-    }
-
     /// Returns whether a change is durable on another member, as far as that one said.
     pub fn is_durable_on(&self, member: MemberId, id: &ChangeId) -> bool {
         let members = self.durable.get(&(id.shard, id.generation, id.actor));
         members.and_then(|members| members.get(&member)).is_some_and(|seq| *seq >= id.seq)
     }
 
-    /// Forgets a member that was removed from the roster.
-    pub fn forget(&mut self, member: MemberId) {
+    /// Forgets everybody else, as those who were removed from the roster.
+    pub fn keep_only(&mut self, is_member: impl Fn(&MemberId) -> bool) {
+        let gone: Vec<_> = self.sessions.keys().filter(|id| !is_member(id)).copied().collect();
+        for member in gone {
+            self.sessions.remove(&member);
+            self.forget(member);
+        }
+    }
+
+    fn forget(&mut self, member: MemberId) {
         self.equal.remove(&member);
         self.durable.retain(|_, members| {
             members.remove(&member);
