@@ -9,7 +9,7 @@ use super::super::identity::{MemberId, RosterHash, SessionId};
 use super::super::name::NodeName;
 use super::super::planted::{Bug, Planted};
 use super::super::quorum::{Quorum, majority};
-use super::super::roster::{Member, Roster, Version};
+use super::super::roster::{Roster, Version};
 use super::super::time::Instant;
 use super::ledger::Ledger;
 use super::peer::{Answer, Peer};
@@ -172,9 +172,17 @@ impl Holder {
     }
 
     fn first_asked_at(&self, roster: &Roster) -> Option<Instant> {
-        let is_voter = |id: &MemberId| roster.member(*id).is_some_and(Member::is_voter);
-        let peers = self.peers.iter().filter(|(id, _)| is_voter(id));
-        peers.flat_map(|(_, peer)| [Some(peer.round_at), peer.due_at()]).flatten().min()
+        self.voting(roster).flat_map(|(_, peer)| [Some(peer.round_at), peer.due_at()]).flatten().min()
+    }
+
+    /// Returns those of the peers that are voters. Mostly all of them are, so both are walked side by side.
+    fn voting(&self, roster: &Roster) -> impl Iterator<Item = (MemberId, &Peer)> {
+        let mut voters = roster.voters().iter().peekable();
+        let mut is_voter = move |id: &MemberId| {
+            while voters.next_if(|voter| *voter < id).is_some() {}
+            voters.next_if_eq(&id).is_some()
+        };
+        self.peers.iter().filter(move |(id, _)| is_voter(id)).map(|(id, peer)| (*id, peer))
     }
 
     /// Takes note that a voter asks this member, who answers now: our own question, if it is due within half a round,
@@ -185,15 +193,6 @@ impl Holder {
             peer.round_at = peer.round_at.min(now);
             self.asked_at = OnceLock::new();
         }
-    }
-
-    /// Returns how long after a question the next one to that voter is due at the latest. R4.
-    ///
-    /// Of two voters that ask each other one is a little early, so that the other's question can go along with its
-    /// answer; with one pace they would cross each other for ever.
-    fn pace(&self, voter: MemberId, roster: &Roster) -> Duration {
-        let renewal = roster.timing.renewal();
-        if self.me <= voter { renewal - renewal / EARLY } else { renewal }
     }
 
     /// Returns the requests that are due, at most one a voter.
@@ -213,9 +212,11 @@ impl Holder {
             return Vec::new();
         }
         let voters = roster.voters();
-        let peers = self.peers.len();
-        self.peers.retain(|id, _| voters.contains(id));
-        if self.peers.len() < peers {
+        if !self.peers.keys().eq(voters) {
+            self.peers.retain(|id, _| voters.contains(id));
+            for id in voters {
+                self.peers.entry(*id).or_default();
+            }
             self.counted = OnceLock::new();
         }
         let is_hurried = self.hurried_at <= now;
@@ -225,9 +226,8 @@ impl Holder {
         self.drop_releases();
         let mark = roster.mark();
         let mut requests = Vec::new();
-        for id in voters.iter().copied() {
-            let pace = self.pace(id, roster);
-            let peer = self.peers.entry(id).or_default();
+        for (id, peer) in &mut self.peers {
+            let pace = pace(self.me, *id, roster);
             let is_due = peer.due_at().is_some_and(|due| due <= now);
             let is_streaming = peer.stream_until.is_some_and(|until| until > now);
             let is_round = is_hurried || peer.round_at <= now;
@@ -252,7 +252,7 @@ impl Holder {
                 peer.has_credit = false;
                 peer.stream_until = Some(now + roster.timing.renewal() * 2);
             }
-            requests.push((id, request));
+            requests.push((*id, request));
         }
         requests
     }
@@ -307,16 +307,16 @@ impl Holder {
     }
 
     fn count(&self, roster: &Roster) -> Counted {
-        let (voters, mark) = (roster.voters(), roster.mark());
+        let mark = roster.mark();
         let usable = if self.planted.has(Bug::NoMargin) { roster.timing.lease() } else { roster.timing.usable() };
         let mut grants = Vec::new();
         // R5: only a member of the current roster, and only grants under that very roster.
         if roster.member(self.me).is_some() {
-            for (id, peer) in self.peers.iter().filter(|(id, _)| voters.contains(id)) {
+            for (voter, peer) in self.voting(roster) {
                 if let Some(grant) = peer.grant.filter(|grant| grant.version == roster.version && grant.mark == mark) {
                     // R5: counted from when it was asked for, not from when the answer came.
                     let (end, refuses) = (grant.sent_at + usable, !peer.refused.is_empty());
-                    grants.push(Usable { end, voter: *id, applied: grant.applied, refuses });
+                    grants.push(Usable { end, voter, applied: grant.applied, refuses });
                 }
             }
         }
@@ -407,6 +407,15 @@ impl Holder {
             self.dropped_at_seq = self.seq;
         }
     }
+}
+
+/// Returns how long after a question the next one to that voter is due at the latest. R4.
+///
+/// Of two voters that ask each other one is a little early, so that the other's question can go along with its
+/// answer; with one pace they would cross each other for ever.
+fn pace(me: MemberId, voter: MemberId, roster: &Roster) -> Duration {
+    let renewal = roster.timing.renewal();
+    if me <= voter { renewal - renewal / EARLY } else { renewal }
 }
 
 /// The grants that count under one roster, the longest first.
