@@ -9,7 +9,7 @@ use collective::proto::identity::{ClusterId, Fingerprint, MemberId};
 use collective::proto::invite::{JoinAnswer, JoinHello, JoinProof, Token, Transcript, prove};
 use collective::proto::message::{WIRE_MAX, WIRE_MIN};
 use collective::proto::request::{Request, Response};
-use collective::proto::roster::{Member, Role, Roster, Timing, Version};
+use collective::proto::roster::{Member, Role, Roster, Timing};
 
 use crate::check::Rule;
 use crate::fault::{MS, SECOND};
@@ -202,7 +202,8 @@ impl World {
 
     /// Has whoever is no member any more invited again, as an administrator would, until it is let in.
     pub(crate) fn care(&mut self) {
-        let Some((version, ids)) = self.newest_roster() else { return };
+        let Some(newest) = self.newest_roster() else { return };
+        let (version, ids): (_, BTreeSet<_>) = (newest.version, newest.ids().collect());
         for joiner in 0..self.sites.len() {
             self.set_up_anew(joiner);
             let site = &self.sites[joiner];
@@ -251,11 +252,10 @@ impl World {
         }
     }
 
-    /// Returns the newest roster in force anywhere, and who is on it.
-    pub(crate) fn newest_roster(&self) -> Option<(Version, BTreeSet<MemberId>)> {
+    /// Returns the newest roster in force anywhere.
+    pub(crate) fn newest_roster(&self) -> Option<&Roster> {
         let rosters = self.sites.iter().filter_map(|site| site.core.as_ref().map(Collective::roster));
-        let newest = rosters.max_by_key(|roster| roster.version)?;
-        Some((newest.version, newest.ids().collect()))
+        rosters.max_by_key(|roster| roster.version)
     }
 
     /// Lets everybody join through the founder, one after the other, until all have their vote and a seat.

@@ -478,6 +478,11 @@ impl Active {
     }
 }
 
+/// How long before a clone starts nothing else may go wrong: what that held up is under way again.
+const BEFORE_CLONE: u64 = 3 * SECOND;
+/// How long after a clone ended nothing else may go wrong: until the original, which was told off, is set up anew.
+const AFTER_CLONE: u64 = 8 * SECOND;
+
 /// How long the window is that the usual number of random faults is meant for, in milliseconds.
 const USUAL_WINDOW_MS: u64 = 60_000;
 
@@ -527,7 +532,25 @@ pub(crate) fn plan(mix: Mix, members: usize, window_ms: u64, random: &Random) ->
             faults.push(Fault::forever(window_ms * 7 / 8, kind));
         }
     }
-    numbered(survivable(faults, members))
+    numbered(survivable(undisturbed(faults), members))
+}
+
+/// Leaves nothing beside a clone, since two processes of one identity break an assumption: they vote twice. They are told
+/// apart as soon as somebody hears both (R9, and R4 for a session), and whoever was first rests within a lease; cuts and
+/// crashes keep those who know from those who grant.
+fn undisturbed(faults: Vec<Fault>) -> Vec<Fault> {
+    let is_clone = |fault: &Fault| matches!(fault.kind, Kind::Clone { .. });
+    let near = |fault: &Fault, clone: &Fault| {
+        let from = clone.at.saturating_sub(BEFORE_CLONE);
+        let until = clone.until.map_or(u64::MAX, |until| until + AFTER_CLONE);
+        fault.at < until && fault.until.is_none_or(|until| until > from)
+    };
+    let (mut clones, mut others): (Vec<_>, Vec<_>) = faults.into_iter().partition(is_clone);
+    clones.sort_by_key(|clone| clone.at);
+    clones.retain(|clone| others.iter().all(|fault| fault.until.is_some() || !near(fault, clone)));
+    clones.dedup_by(|later, first| near(later, first));
+    others.retain(|fault| !clones.iter().any(|clone| near(fault, clone)));
+    clones.into_iter().chain(others).collect()
 }
 
 /// Leaves out what no voting can mend: disks of more than a minority lost, those that stay broken counted in.

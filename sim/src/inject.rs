@@ -114,6 +114,7 @@ impl World {
                     self.violate(Rule::NothingLost, format!("the backup of m{at} cannot be read: {error:#}"));
                 }
                 self.checker.enrolled(at);
+                self.write_off_lost_copies();
             }
         }
         self.revive(at);

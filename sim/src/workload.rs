@@ -5,6 +5,7 @@ use std::rc::Rc;
 use collective::proto::collective::{Collective, RequestId};
 use collective::proto::document::Entity;
 use collective::proto::name::{MemberName, NodeName};
+use collective::proto::quorum::majority;
 use collective::proto::request::{ErrorCode, Request, Response, Standing};
 use collective::proto::roster::Role;
 
@@ -81,7 +82,7 @@ pub(crate) struct Asked {
 
 /// Returns within which time something is answered: a change of the roster is given longer than its asker waits.
 fn patience(op: &Op) -> u64 {
-    let changes_roster = matches!(op, Op::Named("delete" | "leave" | "role"));
+    let changes_roster = matches!(op, Op::Named("delete" | "leave" | "role" | "rotate"));
     if changes_roster { DECIDED_WITHIN } else { WITHIN_MS * MS }
 }
 
@@ -205,6 +206,20 @@ impl World {
                 Outcome::Unknown => self.count("unknown"),
             },
             Op::Named(_) => {}
+        }
+    }
+
+    /// A disk is an older one than its member had, and nobody may notice (R9): the assumption under which acknowledged
+    /// writes stay does not hold for those of which a majority has no copy any more. What became of them, nobody knows.
+    pub(crate) fn write_off_lost_copies(&mut self) {
+        let Some(voters) = self.newest_roster().map(|roster| roster.voters().clone()) else { return };
+        for number in 0..self.ledger.0.len() {
+            let asked = &self.ledger.0[number];
+            let (Op::Write { node, key, value }, Some(Outcome::Done)) = (&asked.op, &asked.outcome) else { continue };
+            if self.copies(&voters, node, key, value) < majority(voters.len()) {
+                self.ledger.0[number].outcome = Some(Outcome::Unknown);
+                self.count("write lost with a disk");
+            }
         }
     }
 

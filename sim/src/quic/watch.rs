@@ -127,7 +127,8 @@ impl State {
             Event::Wake => {}
             Event::Received { peer, message: Message::LeaseAck(ack) } => {
                 let granted = matches!(ack.verdict, Verdict::Granted { .. });
-                let sent = self.sites[at].asked.remove(&ack.seq).filter(|_| granted);
+                // It stays: of a request that came twice, the first copy may have been refused.
+                let sent = self.sites[at].asked.get(&ack.seq).copied().filter(|_| granted);
                 let voter = self.sites[at].keys.get(peer).copied();
                 if let (Some(sent), Some(voter)) = (sent, voter) {
                     self.checker.contact(at, voter, sent);

@@ -111,7 +111,8 @@ impl World {
         let now = site.now(self.time);
         if let Event::Received { peer, message: Message::LeaseAck(ack) } = &event {
             let granted = matches!(ack.verdict, Verdict::Granted { .. });
-            let sent = site.asked.remove(&ack.seq).filter(|_| granted);
+            // It stays: of a request that came twice, the first copy may have been refused.
+            let sent = site.asked.get(&ack.seq).copied().filter(|_| granted);
             let voter = site.core.as_ref().and_then(|core| core.roster().by_fingerprint(*peer)).map(|voter| voter.id);
             if let (Some(sent), Some(voter)) = (sent, voter) {
                 self.checker.contact(at, voter, sent);

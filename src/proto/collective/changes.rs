@@ -84,6 +84,16 @@ impl Collective {
         self.duplicates = duplicates;
     }
 
+    fn tell_disowned(&mut self, by: MemberId) {
+        let name = self.name_of(self.me);
+        let message = format!(
+            "{} knows a later run of {name} than this one: its disk is an old one, or {name} runs elsewhere too; its vote \
+             counts no more here. Stop the other, or `collective invite {name}` on a member and `collective join` here",
+            self.name_of(by)
+        );
+        self.happen(EventKind::DuplicateIdentity, About::member(name), message);
+    }
+
     pub(super) fn on_lease_ack(&mut self, from: MemberId, ack: &LeaseAck) {
         if from != self.me {
             self.remember_stamp(from, ack.stamp);
@@ -91,7 +101,11 @@ impl Collective {
         if matches!(ack.verdict, Verdict::StaleEpoch) {
             self.want_roster(from);
         }
+        let was_disowned = self.holder.is_disowned();
         let outcomes = self.holder.on_ack(&self.roster, from, ack, self.now.boot);
+        if self.holder.is_disowned() && !was_disowned {
+            self.tell_disowned(from);
+        }
         for outcome in outcomes {
             match outcome {
                 ClaimEvent::Confirmed { node, term } => self.managers.on_confirmed(node, term),

@@ -439,10 +439,14 @@ impl Collective {
                 AfterSave::Written(changes) => self.on_written_durable(&changes),
                 AfterSave::Incarnation(incarnation) => {
                     self.stamp.incarnation = incarnation;
+                    self.holder.on_raised();
                     let outs = self.swim.incarnation_saved(incarnation);
                     self.on_swim(outs);
                 }
-                AfterSave::Sequence(sequence) => self.stamp.sequence = sequence,
+                AfterSave::Sequence(sequence) => {
+                    self.stamp.sequence = sequence;
+                    self.holder.on_raised();
+                }
                 AfterSave::Invited(id, response) => self.reply(id, *response),
             }
         }

@@ -73,6 +73,10 @@ pub struct Holder {
     /// or answers.
     asked_at: OnceLock<(Version, Option<Instant>)>,
     stamps: Stamps,
+    /// The last request that was sent when this member's own counters rose last.
+    raised_at_seq: u64,
+    /// A voter knows higher counters of this member than its own (R9).
+    is_disowned: bool,
     planted: Planted,
 }
 
@@ -110,8 +114,22 @@ impl Holder {
             counted: OnceLock::new(),
             asked_at: OnceLock::new(),
             stamps: Stamps::default(),
+            raised_at_seq: 0,
+            is_disowned: false,
             planted: Planted::default(),
         }
+    }
+
+    /// Notes that this member's counters rose: requests that were sent before show lower ones than others may have heard
+    /// of since.
+    pub fn on_raised(&mut self) {
+        self.raised_at_seq = self.seq;
+    }
+
+    /// Returns whether a voter knows of a later run of this member than this one: its disk is an old one, or its identity
+    /// runs elsewhere too.
+    pub const fn is_disowned(&self) -> bool {
+        self.is_disowned
     }
 
     /// Plants bugs, for the simulator to find.
@@ -270,6 +288,11 @@ impl Holder {
         self.asked_at = OnceLock::new();
         self.stamps.remember(from, ack.stamp);
         let round_trip = now.since(sent.at);
+        if ack.verdict == Verdict::RolledBack && ack.seq > self.raised_at_seq {
+            // R9: whoever voted before may not be this disk, and another may vote in its place.
+            self.is_disowned = true;
+            self.counted = OnceLock::new();
+        }
         let verdict = ack.verdict.without_refusals();
         peer.last_ack = Some(Answer { sent_at: sent.at, round_trip, verdict });
         let Verdict::Granted { applied, refused } = &ack.verdict else { return Vec::new() };
@@ -312,7 +335,8 @@ impl Holder {
         let mut grants = Vec::new();
         // R5: only a member of the current roster, and only grants under that very roster.
         if roster.member(self.me).is_some() {
-            for (voter, peer) in self.voting(roster) {
+            let counts = |voter: MemberId| !(self.is_disowned && voter == self.me);
+            for (voter, peer) in self.voting(roster).filter(|(voter, _)| counts(*voter)) {
                 if let Some(grant) = peer.grant.filter(|grant| grant.version == roster.version && grant.mark == mark) {
                     // R5: counted from when it was asked for, not from when the answer came.
                     let (end, refuses) = (grant.sent_at + usable, !peer.refused.is_empty());

@@ -314,6 +314,29 @@ fn an_answer_of_a_voter_whose_counters_went_back_is_ignored() {
 }
 
 #[test]
+fn who_is_told_of_a_later_run_of_itself_does_not_count_its_own_vote_any_more() {
+    // R9.
+    let mut bench = Bench::new(3);
+    bench.voters.remove(&3);
+    bench.round(at(0));
+    assert_eq!(bench.holder.quorum(&bench.roster, at(0)).granted, 2);
+    let later = Stamp { incarnation: 2, ..stamp(1) };
+    // A request that shows what the counters were before they rose proves nothing.
+    bench.holder.hurry();
+    let early = bench.tick(at(400));
+    bench.voters.get_mut(&2).expect("it is there").remember(id(1), later);
+    bench.holder.on_raised();
+    let refused = bench.answer(2, &early[1].1, at(400));
+    assert_eq!(refused.verdict, Verdict::RolledBack);
+    bench.on_ack(2, &refused, at(400));
+    assert!(!bench.holder.is_disowned());
+    assert_eq!(bench.holder.quorum(&bench.roster, at(400)).granted, 2);
+    bench.round(at(800));
+    assert!(bench.holder.is_disowned());
+    assert_eq!(bench.holder.quorum(&bench.roster, at(800)).granted, 1, "what the other granted, and not its own");
+}
+
+#[test]
 fn answers_to_others_to_nothing_and_to_what_is_long_answered_are_ignored() {
     let mut bench = Bench::new(3);
     let (_, request) = bench.tick(at(0)).swap_remove(1);
