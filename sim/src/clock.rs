@@ -4,7 +4,7 @@ use collective::proto::time::{Instant, Now, WallTime};
 
 /// 2026-01-01T00:00:00Z, when every run begins.
 const EPOCH_MS: u64 = 1_767_225_600_000;
-const MILLION: i128 = 1_000_000;
+const MILLION: i64 = 1_000_000;
 
 /// How one member's clocks relate to the true time, in nanoseconds since the run began.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +24,7 @@ impl Clock {
 
     fn nanos(self, time: u64) -> i128 {
         let time = i128::from(time);
-        self.offset + time + time * i128::from(self.drift_ppm) / MILLION
+        self.offset + time + in_proportion(time, self.drift_ppm, MILLION)
     }
 
     /// Reads both clocks.
@@ -37,7 +37,7 @@ impl Clock {
     /// Returns the first true time at which the boot clock reads `at` or more.
     pub(crate) fn when(self, at: Instant) -> u64 {
         let target = i128::from(at.as_nanos());
-        let estimate = (target - self.offset) * MILLION / (MILLION + i128::from(self.drift_ppm));
+        let estimate = in_proportion(target - self.offset, MILLION, MILLION + self.drift_ppm);
         let mut time = u64::try_from(estimate - 2).unwrap_or(0);
         while self.nanos(time) < target {
             time += 1;
@@ -61,9 +61,27 @@ impl Clock {
     }
 }
 
+/// Returns `part` of each `whole` of a duration, rounded towards zero.
+fn in_proportion(duration: i128, part: i64, whole: i64) -> i128 {
+    // The clocks are read at every event, dividing 128 bits is slow, and what has no more than 64 is always enough for an
+    // hour or two.
+    let product = i64::try_from(duration).ok().and_then(|duration| duration.checked_mul(part));
+    product.map_or_else(|| duration * i128::from(part) / i128::from(whole), |product| i128::from(product / whole))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_duration_is_as_long_in_few_bits_as_in_many() {
+        for duration in [0, 7, -7, 9_223_372_036_854, 9_223_372_036_855, -9_223_372_036_855, i128::from(u64::MAX)] {
+            for (part, whole) in [(-20_000, MILLION), (13, MILLION), (MILLION, MILLION - 20_000)] {
+                let exact = duration * i128::from(part) / i128::from(whole);
+                assert_eq!(in_proportion(duration, part, whole), exact, "{duration} * {part} / {whole}");
+            }
+        }
+    }
 
     #[test]
     fn a_wish_to_wake_comes_true_when_the_clock_reads_it() {

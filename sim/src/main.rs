@@ -12,6 +12,7 @@ mod disk;
 mod enrol;
 mod fault;
 mod figures;
+mod hash;
 mod html;
 mod inject;
 mod mix;

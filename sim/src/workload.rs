@@ -353,10 +353,10 @@ impl World {
 
     /// After the end: what was acknowledged is there, what was refused is not, and everybody was answered.
     pub(crate) fn settle_accounts(&mut self, core: &[usize]) {
-        let is_stored = |asked: &Asked| !matches!(asked.outcome, Some(Outcome::Refused(_)));
-        let stored: Vec<_> =
-            self.ledger.0.iter().filter(|asked| is_stored(asked)).map(|asked| asked.op.clone()).collect();
-        for asked in self.ledger.0.clone() {
+        let ledger = std::mem::take(&mut self.ledger);
+        let is_refused = |asked: &Asked| matches!(asked.outcome, Some(Outcome::Refused(_)));
+        let is_stored = |op: &Op| ledger.0.iter().any(|asked| asked.op == *op && !is_refused(asked));
+        for asked in &ledger.0 {
             let overdue = asked.since + patience(&asked.op) + GRACE + self.late_by_fault();
             if asked.outcome.is_none() && self.time > overdue && core.contains(&asked.at) {
                 self.violate(Rule::Answered, format!("m{} never answered {:?}", asked.at, asked.op));
@@ -364,18 +364,21 @@ impl World {
             let Op::Write { node, key, value } = &asked.op else { continue };
             let entity = Entity::Node(node.clone());
             for at in core {
-                let found =
-                    self.sites[*at].documents().and_then(|documents| documents.get(&entity, key)).map(str::to_owned);
-                match asked.outcome {
-                    Some(Outcome::Done) if found.as_ref() != Some(value) => {
-                        self.violate(Rule::NothingLost, format!("{key} was acknowledged, but m{at} has {found:?}"));
+                let found = self.sites[*at].documents().and_then(|documents| documents.get(&entity, key));
+                let violated = match asked.outcome {
+                    Some(Outcome::Done) if found != Some(value) => {
+                        Some((Rule::NothingLost, format!("{key} was acknowledged, but m{at} has {found:?}")))
                     }
-                    Some(Outcome::Refused(code)) if found.is_some() && !stored.contains(&asked.op) => {
-                        self.violate(Rule::RefusedStaysOut, format!("{key} was refused ({code:?}), but m{at} has it"));
+                    Some(Outcome::Refused(code)) if found.is_some() && !is_stored(&asked.op) => {
+                        Some((Rule::RefusedStaysOut, format!("{key} was refused ({code:?}), but m{at} has it")))
                     }
-                    _ => {}
+                    _ => None,
+                };
+                if let Some((rule, what)) = violated {
+                    self.violate(rule, what);
                 }
             }
         }
+        self.ledger = ledger;
     }
 }

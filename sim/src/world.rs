@@ -18,11 +18,11 @@ use collective::proto::name::NodeName;
 use collective::proto::planted::{Bug, Planted};
 use collective::proto::request::{Request, Standing};
 use collective::proto::roster::Version;
-use ring::digest;
 
 use crate::check::Checker;
 use crate::enrol::Enrolment;
 use crate::fault::{Active, Fault, MS, SECOND};
+use crate::hash::Hash;
 use crate::inject::Jobs;
 use crate::mix::{Mix, Purpose};
 use crate::network::{Frame, Network};
@@ -201,9 +201,9 @@ pub(crate) struct World {
     seen_incarnation: Vec<(u64, u64)>,
     /// How far each member had come when last looked at, and since when it has quorum.
     pub(crate) seen_standing: Vec<(Standing, u64)>,
-    hash: digest::Context,
-    /// The words that were hashed last: room for the next ones.
-    hashed: String,
+    hash: Hash,
+    /// The frame that was encoded last: room for the next one.
+    encoded: Vec<u8>,
     pub(crate) events: u64,
     pub(crate) sent: Sent,
     /// What is seen of the run, when it is wanted.
@@ -256,8 +256,8 @@ impl World {
             seen: Seen::new(count),
             seen_incarnation: vec![(0, 0); count],
             seen_standing: vec![(Standing::Isolated, 0); count],
-            hash: digest::Context::new(&digest::SHA256),
-            hashed: String::new(),
+            hash: Hash::new(),
+            encoded: Vec::new(),
             events: 0,
             sent: Sent::default(),
             trace: options.trace.then(Trace::default),
@@ -280,7 +280,7 @@ impl World {
 
     /// Returns the hash over everything that happened so far.
     pub(crate) fn trace_hash(&self) -> String {
-        data_encoding::HEXLOWER.encode(self.hash.clone().finish().as_ref())
+        self.hash.text()
     }
 
     // ---- Time ----

@@ -186,8 +186,13 @@ impl Message {
     pub fn encode(&self) -> Vec<u8> {
         // Room for most frames, so that encoding one does not move it about.
         let mut bytes = Vec::with_capacity(160);
-        let _ = minicbor::encode(self, &mut bytes); // Encoding into a Vec cannot fail.
+        self.encode_to(&mut bytes);
         bytes
+    }
+
+    /// Writes the message as one frame behind those bytes.
+    pub fn encode_to(&self, bytes: &mut Vec<u8>) {
+        let _ = minicbor::encode(self, bytes); // Encoding into a Vec cannot fail.
     }
 
     /// Reads one frame.

@@ -30,7 +30,9 @@ impl World {
                 self.sites[from].asked.pop_first();
             }
         }
-        let bytes: Frame = message.encode().into();
+        self.encoded.clear();
+        message.encode_to(&mut self.encoded);
+        let bytes: Frame = self.encoded.as_slice().into();
         self.trace(from, b"send", &bytes);
         self.sent.frames += 1;
         self.sent.bytes += bytes.len() as u64;

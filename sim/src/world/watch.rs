@@ -143,22 +143,21 @@ impl World {
     }
 
     pub(super) fn trace(&mut self, at: usize, what: &[u8], bytes: &[u8]) {
-        let mut head = [0; 16];
-        head[..8].copy_from_slice(&self.time.to_le_bytes());
-        head[8..].copy_from_slice(&(at as u64).to_le_bytes());
-        self.hash.update(&head);
-        self.hash.update(what);
+        self.trace_head(at, what);
         self.hash.update(bytes);
+    }
+
+    fn trace_head(&mut self, at: usize, what: &[u8]) {
+        self.hash.update(&self.time.to_le_bytes());
+        self.hash.update(&(at as u64).to_le_bytes());
+        self.hash.update(what);
     }
 
     /// Hashes what happened as words say it.
     pub(super) fn trace_words(&mut self, at: usize, what: &[u8], happened: &impl Debug) {
-        let mut words = std::mem::take(&mut self.hashed);
-        words.clear();
-        // Writing into a String cannot fail.
-        let _ = write!(words, "{happened:?}");
-        self.trace(at, what, words.as_bytes());
-        self.hashed = words;
+        self.trace_head(at, what);
+        // Hashing words cannot fail.
+        let _ = write!(self.hash, "{happened:?}");
     }
 
     /// Hashes what a core decided as words say it, but texts in it by their bytes when there are many.

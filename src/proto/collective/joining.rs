@@ -246,7 +246,9 @@ impl Collective {
     /// Forgets strangers that fell silent.
     pub(super) fn settle_joins(&mut self) {
         let now = self.now.boot;
-        self.joins.retain(|_, joining| joining.until > now);
+        if self.joins_due().is_some_and(|due| due <= now) {
+            self.joins.retain(|_, joining| joining.until > now);
+        }
     }
 
     pub(super) fn joins_due(&self) -> Option<Instant> {

@@ -246,11 +246,11 @@ impl Collective {
 
     /// Remembers where a member can be reached; the newest first.
     pub(super) fn learn_address(&mut self, id: MemberId, address: SocketAddr) {
-        let text = address.to_string();
         let record = self.peers.entry(id).or_default();
-        if record.addresses.first() == Some(&text) {
+        if record.addresses.first().is_some_and(|first| first.parse() == Ok(address)) {
             return;
         }
+        let text = address.to_string();
         let known = record.addresses.contains(&text);
         record.addresses.retain(|other| *other != text);
         record.addresses.insert(0, text);
@@ -264,12 +264,13 @@ impl Collective {
     /// R9: what a member once showed is kept on disk, so that a rolled-back or cloned one is noticed after our own
     /// restart too.
     pub(super) fn remember_stamp(&mut self, id: MemberId, stamp: Stamp) {
-        self.voter.remember(id, stamp);
-        self.holder.remember(id, stamp);
         let record = self.peers.entry(id).or_default();
+        // Voter and holder know what is on record, since it came or since the start: only what is higher is news.
         if stamp.incarnation > record.incarnation || stamp.sequence > record.sequence {
             record.incarnation = record.incarnation.max(stamp.incarnation);
             record.sequence = record.sequence.max(stamp.sequence);
+            self.voter.remember(id, stamp);
+            self.holder.remember(id, stamp);
             self.keep_peer(id);
         }
     }

@@ -419,6 +419,9 @@ impl Collective {
 
     /// Moves duties on whose time has come.
     fn serve_duties(&mut self) {
+        if self.managers.duties.next_due().is_none_or(|due| due > self.now.boot) {
+            return;
+        }
         for (node, duty) in self.managers.duties.due_by(self.now.boot, TURN_NODES) {
             match duty {
                 Duty::Waiting { since, .. } => self.try_claim(&node, since),
@@ -508,9 +511,12 @@ impl Collective {
 
     /// Records what the voters confirmed, many nodes in one write.
     fn record_confirmed(&mut self) {
+        if self.managers.confirmed.is_empty() {
+            return;
+        }
         let count = self.managers.confirmed.len().min(RECORDS_MAX);
         let confirmed: Vec<_> = self.managers.confirmed.drain(..count).collect();
-        let Some(me) = self.name.clone().filter(|_| !confirmed.is_empty()) else { return };
+        let Some(me) = self.name.clone() else { return };
         let confirmed: Vec<_> = confirmed.into_iter().map(|(node, term)| (node, self.token_of(term))).collect();
         let puts: Vec<_> = confirmed
             .iter()

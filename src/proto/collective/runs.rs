@@ -249,6 +249,9 @@ impl Collective {
 
     /// Starts what may start, and answers what is complete or out of time.
     pub(super) fn settle_runs(&mut self) {
+        if self.runs.batches.is_empty() && self.runs.calls.is_empty() {
+            return;
+        }
         let keys: Vec<_> = self.runs.batches.keys().copied().collect();
         for key in &keys {
             self.start_queued(*key);

@@ -429,19 +429,21 @@ impl Collective {
 
     /// Finishes what waits on copies, tells authors what is durable here, and looks for documents that differ.
     pub(super) fn settle_writes(&mut self) {
-        for (author, ids) in std::mem::take(&mut self.writes.owed) {
+        while let Some((author, ids)) = self.writes.owed.pop_first() {
             for message in SyncMessage::durable(ids) {
                 self.say(author, Message::Sync(message));
             }
         }
         self.finish_resyncs();
-        self.go_on_writing();
-        self.answer_writes();
+        if !self.writes.waiting.is_empty() {
+            self.go_on_writing();
+            self.answer_writes();
+        }
         self.watch_roots();
     }
 
     fn finish_resyncs(&mut self) {
-        for id in std::mem::take(&mut self.writes.compared) {
+        while let Some(id) = self.writes.compared.pop_first() {
             let Some(link) = self.links.get_mut(&id).filter(|link| !link.has_resynced) else {
                 self.writes.comparing.remove(&id);
                 continue;
@@ -479,9 +481,6 @@ impl Collective {
     }
 
     fn answer_writes(&mut self) {
-        if self.writes.waiting.is_empty() {
-            return;
-        }
         // I5: without quorum the roster may be an old one, and a majority of its voters none any more.
         let may_confirm = self.is_quorate(self.now.boot);
         let is_confirmed = |waiting: &Waiting| {

@@ -5,7 +5,6 @@
 //! in a map; a test holds the two against each other. Keeping them here lets the map show durable changes only, while
 //! the Automerge document runs ahead of the disk.
 
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -100,23 +99,22 @@ impl ReadMap {
         });
         let actors = std::mem::take(&mut self.actors);
         let record = self.record_mut(&op.entity);
-        let range = record.range(&op.attribute);
+        let mut range = record.range(&op.attribute);
         let before = record.0[range.clone()].last().map(|cell| cell.value.clone());
-        for index in range.rev() {
+        for index in range.clone().rev() {
             if preds.contains(&(record.0[index].counter, record.0[index].actor)) {
                 record.0.remove(index);
+                range.end -= 1;
             }
         }
         if let Some(cell) = cell {
-            let order = |other: &Cell| match other.attribute.cmp(&cell.attribute) {
-                Ordering::Equal => (other.counter, actors[other.actor as usize]).cmp(&(cell.counter, id.actor)),
-                unequal => unequal,
-            };
-            if let Err(at) = record.0.binary_search_by(order) {
-                record.insert(at, cell);
+            let order = |other: &Cell| (other.counter, actors[other.actor as usize]).cmp(&(cell.counter, id.actor));
+            if let Err(at) = record.0[range.clone()].binary_search_by(order) {
+                record.insert(range.start + at, cell);
+                range.end += 1;
             }
         }
-        let changed = record.visible(&op.attribute) != before.as_deref();
+        let changed = record.0[range].last().map(|cell| &cell.value) != before.as_ref();
         let is_empty = record.0.is_empty();
         self.actors = actors;
         if is_empty {

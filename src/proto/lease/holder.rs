@@ -9,7 +9,7 @@ use super::super::identity::{MemberId, RosterHash, SessionId};
 use super::super::name::NodeName;
 use super::super::planted::{Bug, Planted};
 use super::super::quorum::{Quorum, majority};
-use super::super::roster::{Member, Roster, Version};
+use super::super::roster::{Roster, Version};
 use super::super::time::Instant;
 use super::ledger::Ledger;
 use super::peer::{Answer, Peer};
@@ -80,11 +80,23 @@ pub struct Holder {
     planted: Planted,
 }
 
-/// The end of what may be used of each grant under one roster, and whose it is; the longest first.
+/// The grants that count under one roster; the longest first.
 #[derive(Clone, Debug)]
 struct Counted {
     under: RosterHash,
-    grants: Vec<(Instant, MemberId)>,
+    grants: Vec<Usable>,
+}
+
+/// What is asked of a voter's grant at every event. Changes with the grant only, as all of it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Usable {
+    /// The end of what may be used of it.
+    end: Instant,
+    voter: MemberId,
+    /// The version of the claim set that it covers.
+    applied: Option<u64>,
+    /// Whether it refuses some of those claims.
+    refuses: bool,
 }
 
 impl Holder {
@@ -178,9 +190,17 @@ impl Holder {
     }
 
     fn first_asked_at(&self, roster: &Roster) -> Option<Instant> {
-        let is_voter = |id: &MemberId| roster.member(*id).is_some_and(Member::is_voter);
-        let peers = self.peers.iter().filter(|(id, _)| is_voter(id));
-        peers.flat_map(|(_, peer)| [Some(peer.round_at), peer.due_at()]).flatten().min()
+        self.voting(roster).flat_map(|(_, peer)| [Some(peer.round_at), peer.due_at()]).flatten().min()
+    }
+
+    /// Returns those of the peers that are voters. Mostly all of them are, so both are walked side by side.
+    fn voting(&self, roster: &Roster) -> impl Iterator<Item = (MemberId, &Peer)> {
+        let mut voters = roster.voters().iter().peekable();
+        let mut is_voter = move |id: &MemberId| {
+            while voters.next_if(|voter| *voter < id).is_some() {}
+            voters.next_if_eq(&id).is_some()
+        };
+        self.peers.iter().filter(move |(id, _)| is_voter(id)).map(|(id, peer)| (*id, peer))
     }
 
     /// Takes note that a voter asks this member, who answers now: our own question, if it is due within half a round,
@@ -191,15 +211,6 @@ impl Holder {
             peer.round_at = peer.round_at.min(now);
             self.asked_at = OnceLock::new();
         }
-    }
-
-    /// Returns how long after a question the next one to that voter is due at the latest. R4.
-    ///
-    /// Of two voters that ask each other one is a little early, so that the other's question can go along with its
-    /// answer; with one pace they would cross each other for ever.
-    fn pace(&self, voter: MemberId, roster: &Roster) -> Duration {
-        let renewal = roster.timing.renewal();
-        if self.me <= voter { renewal - renewal / EARLY } else { renewal }
     }
 
     /// Returns the requests that are due, at most one a voter.
@@ -219,9 +230,11 @@ impl Holder {
             return Vec::new();
         }
         let voters = roster.voters();
-        let peers = self.peers.len();
-        self.peers.retain(|id, _| voters.contains(id));
-        if self.peers.len() < peers {
+        if !self.peers.keys().eq(voters) {
+            self.peers.retain(|id, _| voters.contains(id));
+            for id in voters {
+                self.peers.entry(*id).or_default();
+            }
             self.counted = OnceLock::new();
         }
         let is_hurried = self.hurried_at <= now;
@@ -231,9 +244,8 @@ impl Holder {
         self.drop_releases();
         let mark = roster.mark();
         let mut requests = Vec::new();
-        for id in voters.iter().copied() {
-            let pace = self.pace(id, roster);
-            let peer = self.peers.entry(id).or_default();
+        for (id, peer) in &mut self.peers {
+            let pace = pace(self.me, *id, roster);
             let is_due = peer.due_at().is_some_and(|due| due <= now);
             let is_streaming = peer.stream_until.is_some_and(|until| until > now);
             let is_round = is_hurried || peer.round_at <= now;
@@ -258,7 +270,7 @@ impl Holder {
                 peer.has_credit = false;
                 peer.stream_until = Some(now + roster.timing.renewal() * 2);
             }
-            requests.push((id, request));
+            requests.push((*id, request));
         }
         requests
     }
@@ -318,16 +330,17 @@ impl Holder {
     }
 
     fn count(&self, roster: &Roster) -> Counted {
-        let (voters, mark) = (roster.voters(), roster.mark());
+        let mark = roster.mark();
         let usable = if self.planted.has(Bug::NoMargin) { roster.timing.lease() } else { roster.timing.usable() };
         let mut grants = Vec::new();
         // R5: only a member of the current roster, and only grants under that very roster.
         if roster.member(self.me).is_some() {
-            let counts = |id: &MemberId| voters.contains(id) && !(self.is_disowned && *id == self.me);
-            for (id, peer) in self.peers.iter().filter(|(id, _)| counts(id)) {
+            let counts = |voter: MemberId| !(self.is_disowned && voter == self.me);
+            for (voter, peer) in self.voting(roster).filter(|(voter, _)| counts(*voter)) {
                 if let Some(grant) = peer.grant.filter(|grant| grant.version == roster.version && grant.mark == mark) {
                     // R5: counted from when it was asked for, not from when the answer came.
-                    grants.push((grant.sent_at + usable, *id));
+                    let (end, refuses) = (grant.sent_at + usable, !peer.refused.is_empty());
+                    grants.push(Usable { end, voter, applied: grant.applied, refuses });
                 }
             }
         }
@@ -375,6 +388,10 @@ impl Holder {
         self.answer(voter).map(|answer| &answer.verdict)
     }
 
+    fn refuses(&self, voter: MemberId, node: &NodeName, number: u64) -> bool {
+        self.peers.get(&voter).is_none_or(|peer| peer.refuses(node, number))
+    }
+
     fn answer(&self, voter: MemberId) -> Option<&Answer> {
         self.peers.get(&voter)?.last_ack.as_ref()
     }
@@ -416,6 +433,15 @@ impl Holder {
     }
 }
 
+/// Returns how long after a question the next one to that voter is due at the latest. R4.
+///
+/// Of two voters that ask each other one is a little early, so that the other's question can go along with its
+/// answer; with one pace they would cross each other for ever.
+fn pace(me: MemberId, voter: MemberId, roster: &Roster) -> Duration {
+    let renewal = roster.timing.renewal();
+    if me <= voter { renewal - renewal / EARLY } else { renewal }
+}
+
 /// The grants that count under one roster, the longest first.
 ///
 /// Grants of other rosters, however new, are left out; nothing in it depends on the time.
@@ -424,30 +450,30 @@ pub struct Grants<'a> {
     holder: &'a Holder,
     voters: usize,
     /// See [`Counted`].
-    grants: Cow<'a, [(Instant, MemberId)]>,
+    grants: Cow<'a, [Usable]>,
 }
 
 impl Grants<'_> {
     /// Returns how many voters' grants have not expired.
     pub fn quorum(&self, now: Instant) -> Quorum {
-        let granted = self.grants.iter().filter(|(end, _)| *end > now).count();
+        let granted = self.grants.iter().filter(|grant| grant.end > now).count();
         let is_shrinking = self.holder.planted.has(Bug::ShrinkingQuorum) && granted > 0;
         Quorum { granted, voters: if is_shrinking { granted } else { self.voters } }
     }
 
     /// Returns the voters whose grants have not expired.
     pub fn granted(&self, now: Instant) -> BTreeSet<MemberId> {
-        self.grants.iter().filter(|(end, _)| *end > now).map(|(_, voter)| *voter).collect()
+        self.grants.iter().filter(|grant| grant.end > now).map(|grant| grant.voter).collect()
     }
 
     /// Returns until when one voter's grant may be used, which may be over already.
     pub fn until(&self, voter: MemberId) -> Option<Instant> {
-        self.grants.iter().find(|(_, granting)| *granting == voter).map(|(end, _)| *end)
+        self.grants.iter().find(|grant| grant.voter == voter).map(|grant| grant.end)
     }
 
     /// Returns when the majority runs out: the end of the last grant it cannot do without.
     pub fn quorum_until(&self) -> Option<Instant> {
-        self.grants.get(majority(self.voters) - 1).map(|(end, _)| *end)
+        self.grants.get(majority(self.voters) - 1).map(|grant| grant.end)
     }
 
     /// Returns until when this member may act for a node, which may be over already.
@@ -456,10 +482,10 @@ impl Grants<'_> {
     pub fn acts_until(&self, node: &NodeName) -> Option<Instant> {
         let (number, _) = self.holder.ledger.hold(node)?;
         let number = if self.holder.planted.has(Bug::UnconfirmedClaims) { 0 } else { number };
-        let is_confirming =
-            |voter: &MemberId| self.holder.peers.get(voter).is_some_and(|peer| peer.confirms(node, number));
-        let mut ends = self.grants.iter().filter(|(_, voter)| is_confirming(voter)).map(|(end, _)| *end);
-        ends.nth(majority(self.voters) - 1)
+        let refuses = |grant: &Usable| grant.refuses && self.holder.refuses(grant.voter, node, number);
+        let covers = |grant: &Usable| grant.applied.is_some_and(|applied| applied >= number);
+        let mut confirming = self.grants.iter().filter(|grant| covers(grant) && !refuses(grant));
+        confirming.nth(majority(self.voters) - 1).map(|grant| grant.end)
     }
 
     /// Returns whether this member may act for a node at this moment. R5.

@@ -233,10 +233,9 @@ impl Peer {
         !has_all && !self.outstanding.iter().any(is_told)
     }
 
-    /// Returns whether the voter's last grant covers a claim of that number.
-    pub(super) fn confirms(&self, node: &NodeName, number: u64) -> bool {
-        let is_applied = self.grant.is_some_and(|grant| grant.applied.is_some_and(|applied| applied >= number));
-        is_applied && self.refused.get(node).is_none_or(|refused| refused.number != number)
+    /// Returns whether the voter's last grant refuses a claim of that number.
+    pub(super) fn refuses(&self, node: &NodeName, number: u64) -> bool {
+        self.refused.get(node).is_some_and(|refused| refused.number == number)
     }
 }
 

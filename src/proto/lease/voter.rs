@@ -283,6 +283,14 @@ impl Voter {
         recorded: &dyn Fn(&NodeName) -> Recorded,
         now: Instant,
     ) -> Verdict {
+        // Most requests only renew the session.
+        if let ClaimSet::Delta { full, base, version, ops, .. } = &request.claims
+            && let Some(session) = self.sessions.get_mut(&from)
+            && (ops.is_empty() && session.unnamed.is_empty() && session.builds_on(*full, *base))
+        {
+            session.applied = session.applied.max(*version);
+            return Verdict::Granted { applied: Some(session.applied), refused: Vec::new() };
+        }
         let Some(mut session) = self.sessions.remove(&from) else {
             return Verdict::Granted { applied: None, refused: Vec::new() };
         };
@@ -307,9 +315,7 @@ impl Voter {
                 self.complete(from, &mut session, *complete);
                 Some(session.applied)
             }
-            ClaimSet::Delta { full, base, version, complete, ops }
-                if session.full == Some(*full) && *base <= session.applied =>
-            {
+            ClaimSet::Delta { full, base, version, complete, ops } if session.builds_on(*full, *base) => {
                 for op in ops {
                     match op {
                         ClaimOp::Hold { node, term } => hold(self, &mut session, node, *term),
@@ -417,6 +423,11 @@ impl Session {
 
     fn is_live(&self, now: Instant) -> bool {
         self.expiry > now
+    }
+
+    /// Returns whether changes after `base` of that full set can be applied.
+    fn builds_on(&self, full: u64, base: u64) -> bool {
+        self.full == Some(full) && base <= self.applied
     }
 }
 

@@ -46,6 +46,7 @@ impl Swim {
     pub(super) fn hear(&mut self, member: MemberId, now: Instant, out: &mut Vec<SwimOut>) {
         let (Some(belief), Some(peer)) = (self.view.get_mut(member), self.peers.get_mut(&member)) else { return };
         belief.last_heard = Some(now);
+        let is_well = belief.state == Liveness::Alive;
         if std::mem::take(&mut peer.overdue)
             && let Some(last) = peer.last_lease
         {
@@ -54,7 +55,9 @@ impl Swim {
             peer.expect_every(now.since(last));
         }
         self.heard = now;
-        self.prove(member, Cause::Heard, now, out);
+        if !is_well {
+            self.prove(member, Cause::Heard, now, out);
+        }
     }
 
     /// Takes evidence that a member was alive just now. Who said farewell comes back with a later incarnation only.
