@@ -178,6 +178,7 @@ const TABLE: &[Find] = &[
     Find::new(Bug::RequestsInAnyOrder, "overtaken", 0..10, 0, Rule::OneManager, 0.1),
     Find::new(Bug::IncarnationTooEarly, "random", 0..20, 0, Rule::Incarnation, 0.7),
     Find::new(Bug::RosterNotStored, "random", 0..20, 0, Rule::OneRoster, 0.7),
+    Find::new(Bug::AcceptedLeftOpen, "decided-unheard", 0..10, 0, Rule::Convergence, 0.3),
     Find::new(Bug::BadCandidateStops, "bad-candidate", 0..10, 0, Rule::BoundedTime, 0.1),
     Find::new(Bug::NotSticky, "manager-returns", 0..10, 0, Rule::BoundedTime, 0.1),
     Find::new(Bug::DeadStayAvailable, "random", 0..20, 5, Rule::Convergence, 1.1),

@@ -227,6 +227,7 @@ const LIBRARY: &[(&str, &str)] = &library![
     "actions-under-split",
     "lost-confirmation",
     "said-again",
+    "decided-unheard",
 ];
 
 /// Returns every scenario of the library, with its text.

@@ -99,6 +99,8 @@ bugs! {
     IncarnationTooEarly = "incarnation-too-early",
     /// A decided roster is in force before it is stored.
     RosterNotStored = "roster-not-stored",
+    /// An epoch that was accepted is not brought to its end when its proposer is gone.
+    AcceptedLeftOpen = "accepted-left-open",
     /// One candidate that nobody knows stops the election of its node.
     BadCandidateStops = "bad-candidate-stops",
     /// A manager that returns gets its nodes back at once, without need.

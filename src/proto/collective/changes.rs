@@ -17,6 +17,9 @@ use crate::proto::time::Instant;
 /// How long a change that a person asked for may wait to be decided.
 const DECIDE_WITHIN: Duration = Duration::from_secs(15);
 
+/// How many T a roster may be accepted and not decided before it is looked after.
+const LEFT_OPEN_LEASES: u32 = 2;
+
 /// A change of the roster that waits to be decided.
 #[derive(Debug)]
 pub(super) struct PendingChange {
@@ -301,6 +304,7 @@ impl Collective {
         let outs = self.proposer.tick(&self.roster, self.now.boot);
         self.on_proposer(outs);
         self.handover.rest();
+        self.complete_what_was_accepted();
         while let Some(pending) = self.pending_changes.front() {
             if self.now.boot >= pending.until {
                 if let Some(pending) = self.pending_changes.pop_front() {
@@ -337,8 +341,37 @@ impl Collective {
         }
     }
 
-    /// Returns when the queue wants to be looked at again.
+    /// Finishes an epoch whose proposer died after a majority had accepted it, or before: nobody might ever propose again,
+    /// and whoever was let in by it would be a stranger to all but that one.
+    ///
+    /// The first of the voters that hold it tries first.
+    fn complete_what_was_accepted(&mut self) {
+        let accepted = self.acceptor.accepted(&self.roster);
+        let Some(accepted) = accepted.filter(|_| !self.planted.has(Bug::AcceptedLeftOpen)) else {
+            self.left_open = None;
+            return;
+        };
+        let is_known = self.left_open.is_some_and(|(version, _)| version == accepted.version);
+        let is_looked_after = self.is_changing() || self.proposer.is_busy() || self.standing != Standing::Seated;
+        if is_known && !is_looked_after && self.left_open.is_some_and(|(_, at)| at > self.now.boot) {
+            return;
+        }
+        let rank = self.voters.iter().position(|id| *id == self.me).unwrap_or_default();
+        let timing = &self.roster.timing;
+        let wait = timing.lease() * LEFT_OPEN_LEASES + timing.renewal() * u32::try_from(rank).unwrap_or(u32::MAX);
+        self.left_open = Some((accepted.version, self.now.boot + wait));
+        if is_known && !is_looked_after {
+            let outs = self.proposer.complete(&self.roster, accepted, self.now.boot);
+            self.on_proposer(outs);
+        }
+    }
+
+    /// Returns when changes want to be looked at again.
     pub(super) fn changes_due(&self) -> Option<Instant> {
+        [self.left_open.map(|(_, at)| at), self.proposer.next_due(), self.queue_due()].into_iter().flatten().min()
+    }
+
+    fn queue_due(&self) -> Option<Instant> {
         let pending = self.pending_changes.front()?;
         let next = match self.must_wait(&pending.change) {
             _ if pending.proposed => None,
@@ -346,7 +379,7 @@ impl Collective {
             Some(_) => None,
             None => self.handover.due(),
         };
-        [Some(pending.until), next, self.proposer.next_due()].into_iter().flatten().min()
+        [Some(pending.until), next].into_iter().flatten().min()
     }
 
     /// R2: says what a change still has to wait for; none when it may be proposed, or never will.

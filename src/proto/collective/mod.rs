@@ -104,6 +104,8 @@ pub struct Collective {
     acceptor: Acceptor,
     proposer: Proposer,
     pending_changes: VecDeque<PendingChange>,
+    /// A roster that was accepted here and is not decided, and when to look after it.
+    left_open: Option<(super::roster::Version, Instant)>,
     /// The version of a roster that is being stored.
     adopting: Option<super::roster::Version>,
 
@@ -195,6 +197,7 @@ impl Collective {
             proposer: Proposer::new(me, proposer_seed),
             pending_changes: VecDeque::new(),
             adopting: None,
+            left_open: None,
             holder,
             voter,
             standing: Standing::Isolated,

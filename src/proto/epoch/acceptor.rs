@@ -67,6 +67,12 @@ impl Acceptor {
         }
     }
 
+    /// Returns the roster that was accepted here for the epoch after `roster`, and is not known to be decided.
+    pub fn accepted(&self, roster: &Roster) -> Option<&Roster> {
+        let is_next = self.state.target == roster.version.next();
+        self.state.accepted.as_ref().filter(|_| is_next).map(|accepted| &accepted.roster)
+    }
+
     /// Answers a message to the acceptor; `roster` is the one in force here, `from` the member at the other end.
     ///
     /// Messages that are not for acceptors, or from no member, get no answer.

@@ -62,7 +62,8 @@ pub struct Proposer {
 struct Proposal {
     target: Version,
     previous: RosterHash,
-    change: Change,
+    /// What is wanted here; nothing when what others left open is brought to its end.
+    change: Option<Change>,
     /// What is to be decided unless something was accepted already.
     value: Roster,
     /// The voters of the epoch before, which decide.
@@ -121,6 +122,21 @@ impl Proposer {
             return Err(ProposeError::Busy);
         }
         let value = roster.next(&change, wall)?;
+        Ok(self.start(roster, value, Some(change), now))
+    }
+
+    /// Brings to its end what was accepted for the epoch after `roster` and may be decided without anybody knowing, since
+    /// its proposer died; returns what to send, which is nothing while another proposal is under way.
+    ///
+    /// R2 and R13 were looked at when it was proposed.
+    pub fn complete(&mut self, roster: &Roster, accepted: &Roster, now: Instant) -> Vec<ProposerOut> {
+        if self.is_busy() || !accepted.follows(roster) {
+            return Vec::new();
+        }
+        self.start(roster, accepted.clone(), None, now)
+    }
+
+    fn start(&mut self, roster: &Roster, value: Roster, change: Option<Change>, now: Instant) -> Vec<ProposerOut> {
         let ballot = self.next_ballot();
         let mut proposal = Proposal {
             target: value.version,
@@ -139,7 +155,7 @@ impl Proposer {
         };
         let out = proposal.send(now);
         self.proposal = Some(proposal);
-        Ok(out)
+        out
     }
 
     /// Takes an answer of an acceptor, or a decided roster; `roster` is the one in force here.
@@ -183,7 +199,7 @@ impl Proposer {
     pub fn on_roster(&mut self, roster: &Roster) -> Vec<ProposerOut> {
         match self.proposal.take_if(|proposal| roster.version >= proposal.target) {
             Some(proposal) => {
-                vec![ProposerOut::Decided { roster: roster.clone(), mine: proposal.change.is_made_in(roster) }]
+                vec![ProposerOut::Decided { roster: roster.clone(), mine: proposal.is_made_in(roster) }]
             }
             None => Vec::new(),
         }
@@ -230,7 +246,7 @@ impl Proposer {
         let Some(proposal) = self.proposal.take() else {
             return Vec::new();
         };
-        let mine = proposal.change.is_made_in(&decided);
+        let mine = proposal.is_made_in(&decided);
         let present: BTreeSet<_> = before.ids().collect();
         let mut told: BTreeSet<_> = present.symmetric_difference(&decided.ids().collect()).copied().collect();
         told.extend(proposal.acceptors);
@@ -250,6 +266,11 @@ impl Phase {
 }
 
 impl Proposal {
+    /// Returns whether a roster holds what is wanted here.
+    fn is_made_in(&self, roster: &Roster) -> bool {
+        self.change.as_ref().is_some_and(|change| change.is_made_in(roster))
+    }
+
     fn is_current(&self, target: Version, ballot: Ballot) -> bool {
         target == self.target && ballot == self.ballot
     }
@@ -394,6 +415,38 @@ mod tests {
             let told = |n| out.iter().any(|out| matches!(out, ProposerOut::Send(to, _) if *to == id(n)));
             assert!(told(9) && !told(1) && (2..=count).all(told));
         }
+    }
+
+    #[test]
+    fn what_a_proposer_left_open_is_brought_to_its_end_by_another() {
+        let roster = voters(3);
+        let mut acceptors = acceptors(&roster);
+        let (mut first, prepares) = started(&roster);
+        let accepts = round_trip(&roster, &mut first, &mut acceptors, &prepares);
+        assert!(acceptors.iter().all(|acceptor| acceptor.accepted(&roster).is_none()));
+        // It dies before anybody hears that a majority accepted.
+        drop(round_trip(&roster, &mut first, &mut acceptors[..2], &accepts));
+        let open = acceptors[1].accepted(&roster).expect("accepted").clone();
+        assert!(acceptors[2].accepted(&roster).is_none());
+        let mut second = Proposer::new(id(2), 2);
+        let prepares = second.complete(&roster, &open, NOW);
+        assert!(second.complete(&roster, &open, NOW).is_empty(), "one at a time");
+        // The first ballot may be the higher one.
+        let mut sends = prepares;
+        let mut out = Vec::new();
+        for round in 1..=4 {
+            sends = round_trip(&roster, &mut second, &mut acceptors, &sends);
+            if decided(&sends).is_some() {
+                out = sends;
+                break;
+            }
+            if sends.is_empty() {
+                sends = second.tick(&roster, NOW + roster.timing.lease() * round / 2);
+            }
+        }
+        assert_eq!(decided(&out), Some((open.clone(), false)));
+        let mut late = Proposer::new(id(3), 3);
+        assert!(late.complete(&open, &open, NOW).is_empty(), "it is in force already");
     }
 
     #[test]
